@@ -1,0 +1,1 @@
+"""JSON Schemas and the Arrow schema of the formats that bleepdb writes. Data only."""
