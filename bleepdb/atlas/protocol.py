@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from typing import Self
 
     import numpy as np
-    from bleepdb.atlas.manifest import Manifest
     from numpy.typing import NDArray
+
+    from bleepdb.atlas.manifest import Manifest
 
 
 @dataclass(frozen=True)

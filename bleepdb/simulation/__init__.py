@@ -1,0 +1,1 @@
+"""Made tissue with a known truth, for the demo and the tests."""

@@ -1,0 +1,1 @@
+"""The reference atlas: payload codec, manifest, and the exact and embedded stores."""

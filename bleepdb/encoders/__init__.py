@@ -1,0 +1,1 @@
+"""Image backbones, paired encoders, and the model folder."""

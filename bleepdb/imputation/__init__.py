@@ -1,0 +1,1 @@
+"""From neighbours to values: weights, aggregation, smoothing, denoising, evidence."""

@@ -1,0 +1,1 @@
+"""Pairs, loss and recipes: where encoders come from."""
