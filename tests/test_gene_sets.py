@@ -1,0 +1,124 @@
+"""Gene sets against scanpy, and what must hold of them on panels of any size."""
+
+from __future__ import annotations
+
+import gzip
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bleepdb import gene_sets
+from bleepdb.normalise import log1p_cp10k
+from bleepdb.panel import Panel
+
+
+def drawn(n=60, g=400, seed=0):
+    rng = np.random.default_rng(seed)
+    level = rng.lognormal(0, 1.5, g)
+    kind = rng.gamma(rng.uniform(0.3, 5, g), 1.0, (n, g))
+    counts = rng.poisson(level * kind)
+    return log1p_cp10k(counts, counts.sum(1, keepdims=True))
+
+
+def panel_of(g):
+    return Panel(tuple(f"G{i}" for i in range(g)))
+
+
+@pytest.fixture(scope="module")
+def c2(her2st):
+    with gzip.open(her2st / "C2.tsv.gz", "rt") as lines:
+        symbols = tuple(next(lines).rstrip("\n").split("\t")[1:])
+        counts = np.loadtxt((line.split("\t", 1)[1] for line in lines), delimiter="\t")
+    return log1p_cp10k(counts, counts.sum(1, keepdims=True)), Panel(symbols)
+
+
+def scanpy_choice(profiles, n):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scanpy's own imports warn
+        sc = pytest.importorskip("scanpy")
+        ad = pytest.importorskip("anndata")
+        data = ad.AnnData(profiles.astype(np.float64))
+        sc.pp.highly_variable_genes(data, n_top_genes=n)
+    return data.var
+
+
+@pytest.mark.parametrize("n", [20, 150])
+def test_highly_variable_equals_scanpy(n):
+    profiles = drawn()
+    theirs = scanpy_choice(profiles, n)
+    np.testing.assert_allclose(
+        gene_sets.normalised_dispersion(profiles),
+        theirs["dispersions_norm"].to_numpy(float),
+        rtol=1e-6,
+    )
+    np.testing.assert_array_equal(
+        gene_sets.highly_variable(profiles, n), theirs["highly_variable"].to_numpy()
+    )
+
+
+def test_highly_variable_equals_scanpy_on_a_real_section(c2):
+    profiles, _ = c2
+    theirs = scanpy_choice(profiles, 1000)["highly_variable"].to_numpy()
+    ours = gene_sets.highly_variable(profiles, 1000)
+    assert ours.sum() >= 1000
+    # Genes seen once tie up to rounding in the last place.
+    assert (ours & theirs).sum() / (ours | theirs).sum() > 0.995
+
+
+def test_genes_that_do_not_vary_are_never_chosen():
+    profiles = drawn(g=50)
+    profiles[:, :30] = 0
+    chosen = gene_sets.highly_variable(profiles, 50)
+    assert chosen.sum() == 20
+    assert not chosen[:30].any()
+    assert not gene_sets.highly_variable(np.zeros((5, 4), np.float32), 2).any()
+
+
+def test_blocks_do_not_change_the_choice(monkeypatch):
+    profiles = drawn()
+    whole = gene_sets.normalised_dispersion(profiles)
+    monkeypatch.setattr(gene_sets, "GENES_A_BLOCK", 33)
+    np.testing.assert_allclose(gene_sets.normalised_dispersion(profiles), whole)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(4, 150), st.integers(0, 999))
+def test_sets_are_sorted_unique_and_at_most_half_of_a_small_panel(g, seed):
+    sets = gene_sets.choose(drawn(n=15, g=g, seed=seed), panel_of(g))
+    for name, genes in sets.items():
+        assert genes.dtype == np.int64
+        assert (np.diff(genes) > 0).all()
+        assert 0 < len(genes) <= max(g // 2, 1) + (3 if name.startswith("HVG") else 0)  # ties
+
+
+def test_sets_are_what_they_say(c2):
+    profiles, panel = c2
+    sets = gene_sets.choose(profiles, panel)
+    assert {k: len(v) for k, v in sets.items()} == {
+        "HEG": 50, "HVG": pytest.approx(1000, abs=60), "HVGd": 1000, "V50": 50, "MG": 24,
+    }  # fmt: skip
+    lowest = profiles.mean(0)[sets["HEG"]].min()
+    assert (np.delete(profiles.mean(0), sets["HEG"]) <= lowest).all()
+    lowest = profiles.var(0)[sets["V50"]].min()
+    assert (np.delete(profiles.var(0), sets["V50"]) <= lowest).all()
+    assert ((profiles[:, sets["HVGd"]] > 0).mean(0) >= 0.1).all()
+    assert "ERBB2" in panel.take(sets["MG"]).symbols
+
+
+def test_columns_must_be_the_panel():
+    with pytest.raises(ValueError, match="columns"):
+        gene_sets.choose(drawn(g=10), panel_of(9))
+
+
+def test_mitochondrial_and_ribosomal_genes_are_told_by_name():
+    names = ("MT-CO1", "mt-Nd1", "RPL3", "RPS27A", "RPLP0", "RPSA", "Rps4x", "RPL36AL",
+             "RPS6KA1", "MTOR", "MRPL3", "RPRD1A", "RPS19BP1", "ERBB2")  # fmt: skip
+    panel = Panel(names)
+    assert gene_sets.is_mito_or_ribo(panel).tolist() == [True] * 8 + [False] * 6
+    sets = {"a": np.arange(14), "b": np.array([0, 2])}
+    left = gene_sets.without_mito_ribo(sets, panel)
+    assert left.keys() == {"a"}
+    assert panel.take(left["a"]).symbols == names[8:]
