@@ -1,0 +1,75 @@
+"""What the commands share in showing things: consoles, progress bars, tables, one-line errors."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+log = Console(stderr=True, highlight=False)
+out = Console(highlight=False)
+
+
+def error_line(text: str) -> None:
+    """Write one error line to stderr, whatever its text holds."""
+    log.print(f"[bold red]error:[/] {escape(' '.join(text.split()))}", soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Write one warning line to stderr."""
+    log.print(f"[bold yellow]warning:[/] {escape(text)}", soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """Write one plain line to stderr."""
+    log.print(escape(text), soft_wrap=True)
+
+
+def print_json(document: Any) -> None:  # noqa: ANN401 - any JSON value
+    """Write a JSON document to stdout."""
+    sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar on stderr; give the function that moves it: (done, total)."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=log, transient=not log.is_terminal) as progress:
+        task = progress.add_task(escape(what), total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str | None = None
+) -> Table:
+    """Make a table; the first column stands left, the others right."""
+    made = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    for number, name in enumerate(columns):
+        made.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
