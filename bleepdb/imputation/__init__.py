@@ -1,1 +1,27 @@
-"""From neighbours to values: weights, aggregation, smoothing, denoising, evidence."""
+"""Neighbours and measured profiles to imputed values, with the evidence (NumPy and SciPy)."""
+
+from bleepdb.imputation.aggregate import Aggregator, Imputed
+from bleepdb.imputation.evidence import Evidence, explain
+from bleepdb.imputation.references import Group, LowRank, measured_whole, only_measured
+from bleepdb.imputation.smoothing import mixing, smooth
+from bleepdb.imputation.uncertainty import effective_donors, effective_neighbours, top_similarity
+from bleepdb.imputation.weights import METHODS, effective_weights, local_weights
+
+__all__ = [
+    "METHODS",
+    "Aggregator",
+    "Evidence",
+    "Group",
+    "Imputed",
+    "LowRank",
+    "effective_donors",
+    "effective_neighbours",
+    "effective_weights",
+    "explain",
+    "local_weights",
+    "measured_whole",
+    "mixing",
+    "only_measured",
+    "smooth",
+    "top_similarity",
+]

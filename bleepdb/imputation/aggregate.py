@@ -1,0 +1,245 @@
+"""Weights times measured profiles: the imputed values, and what stands behind each gene."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bleepdb.imputation.references import check_columns, only_measured
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import scipy.sparse as sp
+    from numpy.typing import NDArray
+
+    from bleepdb.imputation.references import Group, LowRank
+    from bleepdb.panel import Panel
+
+QUERIES_A_BLOCK = 256
+DENSE_VALUES = 16_000_000  # at most this many float32 values of references are dense at a time
+
+
+@dataclass(frozen=True)
+class Imputed:
+    """Imputed values of a block of queries.
+
+    Attributes
+    ----------
+    values
+        (n, genes) float32 log1p values; NaN where no neighbour measured the gene.
+    denoised
+        (n,) bool: whether genes of the model's panel went through the low-rank map.
+    """
+
+    values: NDArray[np.float32]
+    denoised: NDArray[np.bool_]
+
+
+class Aggregator:
+    """Imputes chosen genes from weights on references.
+
+    Genes of the model's panel go through the low-rank map, from those neighbours that measured
+    the whole of that panel (weights scaled to sum to 1 again). Where a query has none, and for
+    genes outside that panel, the value is the mean over those neighbours that measured the gene.
+    Either way it is an exact weighted sum over references, and may fall slightly below 0 where a
+    map or negative weights are used: clipping would break that.
+
+    Parameters
+    ----------
+    groups
+        The references, each column of W in exactly one group.
+    genes
+        The genes to impute, in the order of the columns of the result.
+    low_rank
+        The model's map, or None for plain means.
+
+    Raises
+    ------
+    ValueError
+        If the groups do not name each reference once.
+    """
+
+    def __init__(
+        self, groups: Sequence[Group], genes: Panel, low_rank: LowRank | None = None
+    ) -> None:
+        self.groups = tuple(groups)
+        self.genes = genes
+        self.n_references = sum(len(g.columns) for g in self.groups)
+        check_columns(self.groups, self.n_references)
+        found = [genes.match(g.panel) for g in self.groups]
+        self._wanted = [m.left for m in found]
+        self._values = [
+            g.values[:, m.right].tocsr() for g, m in zip(self.groups, found, strict=True)
+        ]
+        self._measured = np.zeros((len(self.groups), len(genes)), dtype=bool)
+        for i, wanted in enumerate(self._wanted):
+            self._measured[i, wanted] = True
+        self._group_of = np.zeros(self.n_references, dtype=np.int64)
+        self._row_of = np.zeros(self.n_references, dtype=np.int64)
+        for i, group in enumerate(self.groups):
+            self._group_of[group.columns] = i
+            self._row_of[group.columns] = np.arange(len(group.columns))
+        self._prepare(low_rank)
+
+    def _prepare(self, low_rank: LowRank | None) -> None:
+        """Place every reference in the coordinates of the map, once."""
+        self._whole = np.zeros(self.n_references, dtype=bool)
+        self._mapped = np.zeros(0, dtype=np.int64)
+        if low_rank is None:
+            return
+        found = self.genes.match(low_rank.panel)
+        self._mapped = found.left
+        self._mean = low_rank.mean[found.right].astype(np.float64)
+        self._basis = low_rank.components[found.right].astype(np.float64)
+        self._coordinates = np.zeros((self.n_references, low_rank.components.shape[1]))
+        for group in self.groups:
+            known = low_rank.coordinates(group)
+            if known is not None:
+                self._coordinates[group.columns] = known
+                self._whole[group.columns] = True
+
+    def impute(self, W: sp.csr_matrix) -> Imputed:
+        """Impute all chosen genes for the queries that are the rows of W.
+
+        Parameters
+        ----------
+        W
+            (n, references) weights; rows sum to 1 or are empty.
+
+        Returns
+        -------
+        Imputed
+            Values (n, genes) and which rows were denoised.
+
+        Raises
+        ------
+        ValueError
+            If W has another number of references.
+        """
+        self._check(W)
+        values = np.full((W.shape[0], len(self.genes)), np.nan, dtype=np.float32)
+        denoised = np.zeros(W.shape[0], dtype=bool)
+        for block in _blocks(W.shape[0]):
+            part = W[block]
+            if len(self._mapped):
+                among = only_measured(part, self._whole)
+                denoised[block] = np.diff(among.indptr) > 0
+            if not (denoised[block].all() and len(self._mapped) == len(self.genes)):
+                values[block] = self._masked_mean(part)
+            if denoised[block].any():
+                mapped = self._mean + (among @ self._coordinates) @ self._basis.T
+                rows = np.flatnonzero(denoised[block])
+                values[np.ix_(rows + block.start, self._mapped)] = mapped[rows]
+        return Imputed(values, denoised)
+
+    def neighbour_sd(self, W: sp.csr_matrix) -> NDArray[np.float32]:
+        """Weighted standard deviation of what the neighbours of each query measured.
+
+        Weights count by their size, scaled to sum to 1 over the neighbours that measured the
+        gene: for convex weights these are the weights themselves, and a neighbour that a local
+        regression subtracts says as much about the spread as one that it adds. The measured
+        values are used as they are, before any low-rank map.
+
+        Parameters
+        ----------
+        W
+            (n, references) weights.
+
+        Returns
+        -------
+        numpy.ndarray
+            (n, genes) float32; NaN where no neighbour measured the gene.
+        """
+        self._check(W)
+        made = np.full((W.shape[0], len(self.genes)), np.nan, dtype=np.float32)
+        sizes = abs(W)
+        for block in _blocks(W.shape[0]):
+            first, second, mass = self._moments(sizes[block])
+            with np.errstate(invalid="ignore", divide="ignore"):
+                mean = first / mass
+                variance = np.maximum(second / mass - mean**2, 0.0)
+            made[block] = np.where(mass > 0, np.sqrt(variance), np.nan)
+        return made
+
+    def coverage(self, W: sp.csr_matrix) -> NDArray[np.float64]:
+        """Share of a query's neighbours that measured each gene, in the mean over queries.
+
+        Queries without neighbours are left out. (genes,) float64; NaN where all are.
+        """
+        self._check(W)
+        counts = np.stack(
+            [np.diff(W[:, g.columns].indptr).astype(np.float64) for g in self.groups], axis=1
+        )
+        total = counts.sum(axis=1)
+        if not (total > 0).any():
+            return np.full(len(self.genes), np.nan)
+        share = (counts[total > 0] / total[total > 0, None]).mean(axis=0)
+        return np.asarray(share @ self._measured)
+
+    def measured_by(self, gene: int) -> NDArray[np.bool_]:
+        """Tell which references measured a gene, (references,) bool."""
+        return np.asarray(self._measured[self._group_of, gene])
+
+    def _check(self, W: sp.csr_matrix) -> None:
+        if W.shape[1] != self.n_references:
+            message = f"weights on {W.shape[1]} references, values of {self.n_references}"
+            raise ValueError(message)
+
+    def _masked_mean(self, W: sp.csr_matrix) -> NDArray[np.float32]:
+        """Mean over the neighbours that measured each gene, (n, genes) float32."""
+        counts = np.stack([np.diff(W[:, g.columns].indptr) for g in self.groups], axis=1)
+        signed = W.data.size > 0 and W.data.min() < 0
+        first, _, mass = self._moments(W, squares=False)
+        if signed:
+            # Where a neighbour lacks the gene, negative weights are left out (`only_measured`).
+            missing = counts @ ~self._measured > 0
+            above, _, part = self._moments(W.maximum(0), squares=False)
+            first, mass = np.where(missing, above, first), np.where(missing, part, mass)
+        known = (counts @ self._measured > 0) & (mass > 0)
+        made = np.where(known, first / np.where(known, mass, 1.0), np.nan)
+        return made.astype(np.float32)
+
+    def _moments(
+        self, W: sp.csr_matrix, *, squares: bool = True
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Sum ``w x``, ``w x^2`` and w over those that measured a gene, each (n, genes)."""
+        shape = (W.shape[0], len(self.genes))
+        first, second = np.zeros(shape), np.zeros(shape if squares else (0, 0))
+        mass = np.zeros((W.shape[0], len(self.groups)))
+        for i, group in enumerate(self.groups):
+            of_group = W[:, group.columns]
+            mass[:, i] = np.asarray(of_group.sum(axis=1, dtype=np.float64)).ravel()
+            wanted = self._wanted[i]
+            for part, rows in _dense_parts(of_group, self._values[i]):
+                if not squares:
+                    first[:, wanted] += part @ rows
+                    continue
+                # E[x^2] - E[x]^2 cancels, so float32 products would leave a false spread.
+                exact, x = part.astype(np.float64), rows.astype(np.float64)
+                first[:, wanted] += exact @ x
+                second[:, wanted] += exact @ (x * x)
+        return first, second, mass @ self._measured
+
+
+def _blocks(n: int) -> Iterator[slice]:
+    for start in range(0, n, QUERIES_A_BLOCK):
+        yield slice(start, min(start + QUERIES_A_BLOCK, n))
+
+
+def _dense_parts(
+    W: sp.csr_matrix, values: sp.csr_matrix
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Yield weights and values of the references in use, dense, in parts of bounded size.
+
+    Adjacent queries share most of their neighbours, so one dense product over the distinct ones
+    is several times faster than a sparse product over all pairs.
+    """
+    used = np.unique(W.indices)
+    weights = W[:, used].toarray()
+    step = max(1, DENSE_VALUES // max(values.shape[1], 1))
+    for start in range(0, len(used), step):
+        rows = used[start : start + step]
+        yield weights[:, start : start + step], values[rows].toarray()

@@ -1,0 +1,146 @@
+"""What references measured: normalised profiles, grouped by the panel they were measured on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from bleepdb.panel import Panel
+
+
+@dataclass(frozen=True)
+class Group:
+    """References that were measured on one panel.
+
+    Parameters
+    ----------
+    panel
+        The genes of the columns of `values`.
+    columns
+        (m,) int64, the column of W that each reference has.
+    values
+        (m, genes) CSR float32, log1p values. A gene that is not stored was measured as 0.
+    """
+
+    panel: Panel
+    columns: NDArray[np.int64]
+    values: sp.csr_matrix
+
+    def __post_init__(self) -> None:
+        if self.values.shape != (len(self.columns), len(self.panel)):
+            message = (
+                f"values {self.values.shape} for {len(self.columns)} references "
+                f"and {len(self.panel)} genes"
+            )
+            raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A fixed linear map on genes that keeps what the training profiles have in common.
+
+    A profile y becomes ``mean + (y - mean) U U'``. Noise of single genes is lost on the way, and
+    as the map is linear the result stays an exact sum over references.
+
+    Parameters
+    ----------
+    panel
+        The model's panel.
+    mean
+        (genes,) float32, the mean log1p profile of the training spots.
+    components
+        (genes, rank) float32 with orthonormal columns: U.
+    """
+
+    panel: Panel
+    mean: NDArray[np.float32]
+    components: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.mean.shape != (len(self.panel),) or self.components.shape[0] != len(self.panel):
+            message = (
+                f"mean {self.mean.shape} and components {self.components.shape} "
+                f"for {len(self.panel)} genes"
+            )
+            raise ValueError(message)
+
+    @cached_property
+    def offset(self) -> NDArray[np.float64]:
+        """``mean U``, (rank,) float64."""
+        return np.asarray(self.mean.astype(np.float64) @ self.components.astype(np.float64))
+
+    def coordinates(self, group: Group) -> NDArray[np.float64] | None:
+        """Return ``(x - mean) U`` of each reference of a group, (m, rank) float64.
+
+        None where the group's panel lacks a gene of the model's: then the coordinates are not
+        known.
+        """
+        found = self.panel.match(group.panel)
+        if len(found) < len(self.panel):
+            return None
+        placed = np.zeros((len(group.panel), self.components.shape[1]))
+        placed[found.right] = self.components[found.left]
+        return np.asarray(group.values.astype(np.float64) @ placed) - self.offset
+
+
+def measured_whole(groups: Sequence[Group], panel: Panel) -> NDArray[np.bool_]:
+    """Tell which references measured every gene of a panel, (references,) bool."""
+    made = np.zeros(sum(len(g.columns) for g in groups), dtype=bool)
+    for group in groups:
+        made[group.columns] = len(panel.match(group.panel)) == len(panel)
+    return made
+
+
+def check_columns(groups: Sequence[Group], n_references: int) -> None:
+    """Check that every column of W stands in exactly one group.
+
+    Raises
+    ------
+    ValueError
+        If one is missing, doubled or out of range.
+    """
+    columns = np.concatenate([g.columns for g in groups]) if groups else np.zeros(0, np.int64)
+    if not np.array_equal(np.sort(columns), np.arange(n_references)):
+        message = f"{len(columns)} columns of groups do not name each of {n_references} references"
+        raise ValueError(message)
+
+
+def only_measured(W: sp.csr_matrix, measured: NDArray[np.bool_]) -> sp.csr_matrix:
+    """Keep the weights on the references that measured what is asked, so that rows sum to 1.
+
+    A row whose references all measured it stays as it is. Otherwise the rest is scaled to sum
+    to 1; negative weights (`local_weights`) are left out first, since what remains of a
+    regression is none, and a small remaining sum would blow them up.
+
+    Parameters
+    ----------
+    W
+        (n, references) weights.
+    measured
+        (references,) bool.
+
+    Returns
+    -------
+    scipy.sparse.csr_matrix
+        (n, references) float64; a row is empty where no weight is left.
+    """
+    rows = np.repeat(np.arange(W.shape[0]), np.diff(W.indptr))
+    there = measured[W.indices]
+    incomplete = np.bincount(rows[~there], minlength=W.shape[0]) > 0
+    data = W.data.astype(np.float64)
+    data = np.where(there & ~((data < 0) & incomplete[rows]), data, 0.0)
+    total = np.bincount(rows, data, minlength=W.shape[0])
+    # A row that is whole sums to 1 but for float32; a row that is not sums to what is left.
+    data /= np.where(total > 0, total, 1.0)[rows]
+    kept = sp.csr_matrix((data, W.indices.copy(), W.indptr.copy()), shape=W.shape)
+    kept.eliminate_zeros()
+    return kept
