@@ -1,0 +1,383 @@
+"""The commit protocol: a section is visible whole or not at all.
+
+Points are staged under a new revision, which no reader asks for; they are counted and flushed;
+one compare-and-swap of the manifest makes the revision live and the old one dead; then the old
+points are deleted. Killed at any moment, the atlas shows the section as it was or as it shall be.
+What a killed writer staged is resumed by the next one with the same revision, and deleted by any
+other.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bleepdb.atlas.manifest import NONE_YET, LogEntry, Manifest
+from bleepdb.atlas.panels import panel_blob
+from bleepdb.atlas.protocol import Points, Where
+from bleepdb.errors import AtlasCorruptError, AtlasError, EmptyAtlasError, SpaceMismatchError
+from bleepdb.names import BARCODE, DONOR, PANEL, REV, SECTION, SPECIES, TISSUE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator
+
+    from bleepdb.atlas.manifest import LiveSection
+    from bleepdb.atlas.protocol import Atlas, CollectionSpec
+
+POINT_NAMESPACE = uuid.UUID("6f3b8a52-6d0e-5c5b-9a1e-b1ee9d8a0001")
+MOST_RACES = 1000  # lost compare-and-swaps before a writer gives up
+ADDED, REPLACED, UNCHANGED, RETRACTED = "added", "replaced", "unchanged", "retracted"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a commit did.
+
+    Attributes
+    ----------
+    status
+        ``"added"``, ``"replaced"``, ``"unchanged"`` or ``"retracted"``.
+    written
+        Points written by this call.
+    resumed
+        Points that an interrupted call had staged already.
+    removed
+        Points deleted: the old revision, and orphans swept on the way.
+    generation
+        Of the manifest in which this holds.
+    """
+
+    status: str
+    written: int
+    resumed: int
+    removed: int
+    generation: int
+
+
+def point_id(section: str, revision: str, barcode: str) -> str:
+    """Return the id of a spot's point: uuid5 of section, revision and barcode, NUL-separated.
+
+    A retry writes the same points again, and a new revision never overwrites the live one.
+
+    Raises
+    ------
+    AtlasError
+        If a part holds a NUL, so that two spots could get one id.
+    """
+    parts = (section, revision, barcode)
+    if any("\0" in part for part in parts):
+        raise AtlasError(f"a NUL character in the spot {barcode!r:.60} of {section!r:.60}")
+    return str(uuid.uuid5(POINT_NAMESPACE, "\0".join(parts)))
+
+
+def _place(atlas: Atlas, collection: str) -> str:
+    return f"{atlas.location}/{collection}"
+
+
+def _swap(
+    atlas: Atlas, collection: str, successor: Callable[[Manifest], Manifest | None]
+) -> tuple[Manifest, Manifest]:
+    """Replace the manifest by its successor, again and again until no other writer came between.
+
+    Returns the manifest before and after. Where `successor` gives None there is nothing left to
+    do, and both are the same object.
+    """
+    for _ in range(MOST_RACES):
+        present = atlas.read_manifest(collection)
+        new = successor(present)
+        if new is None:
+            return present, present
+        if atlas.swap_manifest(collection, present.generation, new):
+            return present, new
+        time.sleep(0.001)
+    raise AtlasError(
+        f"other writers came first {MOST_RACES} times",
+        where=_place(atlas, collection),
+        hint="run again when they are done; what was staged is kept",
+    )
+
+
+def prepare_collection(
+    atlas: Atlas, spec: CollectionSpec, manifest: Manifest, *, actor: str
+) -> Manifest:
+    """Make a collection ready for sections, or check that the present one is for this model.
+
+    Fields that the present one cannot filter yet are added. A tissue without alias gets one that
+    points here; one that points elsewhere is left as it is, since to switch is a step of its own.
+
+    Parameters
+    ----------
+    spec
+        What the collection is made with.
+    manifest
+        Its first manifest: generation 0, nothing live.
+    actor
+        Who does it, for the log.
+
+    Returns
+    -------
+    Manifest
+        As it stands.
+
+    Raises
+    ------
+    SpaceMismatchError
+        If the collection was made by another model.
+    """
+    atlas.ensure(spec)
+    if spec.alias not in atlas.aliases():
+        atlas.set_alias(spec.alias, spec.name)
+    try:
+        atlas.read_manifest(spec.name)
+    except EmptyAtlasError:
+        # Where another writer was faster, its manifest is read and compared below.
+        atlas.swap_manifest(spec.name, NONE_YET, manifest)
+
+    def with_new_fields(present: Manifest) -> Manifest | None:
+        _check_same_space(atlas, present, manifest)
+        new = [f for f in spec.keyword_fields if f not in present.keyword_fields]
+        entry = LogEntry.now(actor, f"fields {', '.join(new)} can be filtered")
+        return present.with_fields(new, entry) if new else None
+
+    return _swap(atlas, spec.name, with_new_fields)[1]
+
+
+def _check_same_space(atlas: Atlas, present: Manifest, asked: Manifest) -> None:
+    for what in ("space_id", "model_digest", "key", "tissue", "species", "codec"):
+        old, new = getattr(present, what), getattr(asked, what)
+        if old != new:
+            raise SpaceMismatchError(
+                f"the collection has {what} {old!r:.80}, not {new!r:.80}",
+                where=_place(atlas, present.collection),
+                hint="index with the model that made it, or into another atlas",
+            )
+
+
+class _Registry:
+    """Revisions that threads of this process are staging, so that none sweeps another's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._staged: Counter[tuple[str, str]] = Counter()
+
+    @contextmanager
+    def staging(self, collection: str, revision: str) -> Iterator[None]:
+        with self._lock:
+            self._staged[collection, revision] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._staged[collection, revision] -= 1
+
+    def staged(self, collection: str) -> set[str]:
+        with self._lock:
+            return {rev for (name, rev), n in self._staged.items() if name == collection and n > 0}
+
+
+_REGISTRY = _Registry()
+
+
+def _sole_writer(atlas: Atlas) -> bool:
+    """Tell whether no other process can be staging: the embedded lock, or memory of this one."""
+    return atlas.kind in {"embedded", "exact"}
+
+
+def sweep(atlas: Atlas, collection: str, *, keep: Collection[str] = ()) -> int:
+    """Delete orphans: points whose revision is neither live nor being staged by this process.
+
+    Safe while no other process writes, which the lock of an embedded atlas ensures. Where several
+    may write at once, the revisions that the others are staging must be in `keep`, so that
+    commits to a server do not sweep by themselves.
+
+    Returns
+    -------
+    int
+        How many points there were.
+    """
+    # In this order: what another thread staged before the facet is registered or live after it.
+    found = atlas.facet(collection, REV)
+    return _delete_revisions(atlas, collection, [rev for rev in found if rev not in keep])
+
+
+def _delete_revisions(atlas: Atlas, collection: str, revisions: Iterable[str]) -> int:
+    """Delete the points of these revisions, but for those that are live or being staged."""
+    kept = _REGISTRY.staged(collection)
+    kept |= atlas.read_manifest(collection).revisions
+    dead = sorted(set(revisions) - kept)
+    if not dead:
+        return 0
+    where = Where(must={REV: dead})
+    number = atlas.count(collection, where)
+    atlas.delete(collection, where)
+    atlas.flush(collection)
+    return number
+
+
+class _Staging:
+    """Writes the points of one revision that are not there yet."""
+
+    def __init__(self, atlas: Atlas, manifest: Manifest, live: LiveSection) -> None:
+        self.atlas, self.manifest, self.live = atlas, manifest, live
+        self.collection = manifest.collection
+        self.where = _place(atlas, self.collection)
+        mine = Where(must={REV: [live.revision]})
+        found = atlas.scroll(self.collection, where=mine, fields=[])
+        self.there = {record.id for batch in found for record in batch}
+        self.seen: set[str] = set()
+        self.panels: set[str] = set()
+        self.written = 0
+
+    def write(self, points: Points) -> None:
+        """Check that these points belong to the section; write those that are missing."""
+        expected = {
+            REV: self.live.revision,
+            SECTION: self.live.section,
+            DONOR: self.live.donor,
+            TISSUE: self.manifest.tissue,
+            SPECIES: self.manifest.species,
+        }
+        for identity, payload in zip(points.ids, points.payloads, strict=True):
+            for name, value in expected.items():
+                if payload.get(name) != value:
+                    raise AtlasError(
+                        f"a spot of section {self.live.section} has {name} "
+                        f"{payload.get(name)!r:.80}, not {value!r:.80}",
+                        where=self.where,
+                    )
+            barcode = str(payload.get(BARCODE))
+            if identity != point_id(self.live.section, self.live.revision, barcode):
+                raise AtlasError(f"spot {barcode!r:.80} has the wrong id", where=self.where)
+            if identity in self.seen:
+                raise AtlasError(f"spot {barcode!r:.80} stands twice", where=self.where)
+            self.seen.add(identity)
+        new = {str(payload.get(PANEL)) for payload in points.payloads} - self.panels
+        for digest in new:
+            if panel_blob(digest) not in self.atlas.list_blobs(self.collection):
+                raise AtlasError(f"panel {digest:.12} was not stored", where=self.where)
+        self.panels |= new
+        rows = [i for i, identity in enumerate(points.ids) if identity not in self.there]
+        if rows:
+            self.atlas.upsert(self.collection, _rows(points, rows))
+            self.written += len(rows)
+
+    def settle(self) -> None:
+        """Require that exactly the section's spots are there; return when they are on disk."""
+        number = self.atlas.count(self.collection, Where(must={REV: [self.live.revision]}))
+        if not number == len(self.seen) == self.live.spots:
+            raise AtlasCorruptError(
+                f"section {self.live.section} staged {number} points of {len(self.seen)} given, "
+                f"{self.live.spots} stated",
+                where=self.where,
+                hint="run again; nothing became visible",
+            )
+        self.atlas.flush(self.collection)
+
+
+def _rows(points: Points, rows: list[int]) -> Points:
+    if len(rows) == len(points):
+        return points
+    return Points(
+        [points.ids[i] for i in rows],
+        {name: array[rows] for name, array in points.vectors.items()},
+        [points.payloads[i] for i in rows],
+    )
+
+
+def publish_section(
+    atlas: Atlas,
+    collection: str,
+    live: LiveSection,
+    batches: Iterable[Points],
+    *,
+    actor: str,
+    grace: float = 0.0,
+) -> Outcome:
+    """Make a section visible, whole, in place of its earlier revision if it has one.
+
+    Where its revision is live already nothing is touched and `batches` is not read. Points that
+    an interrupted call staged are not written again.
+
+    Parameters
+    ----------
+    collection
+        Prepared by `prepare_collection`, with the section's panel stored by `put_panel`.
+    live
+        What shall be live.
+    batches
+        All its points; their payloads carry its section, revision and donor.
+    actor
+        Who does it, for the log.
+    grace
+        Seconds between the swap and the deletion of the old revision, for readers elsewhere that
+        have pinned the earlier manifest. An embedded atlas has none.
+
+    Raises
+    ------
+    AtlasError
+        If a point does not belong to the section or is not valid. Nothing became visible.
+    AtlasCorruptError
+        If the points staged are not as many as stated. Nothing became visible.
+    """
+    with _REGISTRY.staging(collection, live.revision):
+        manifest = atlas.read_manifest(collection)
+        if live.revision in manifest.revisions:
+            return Outcome(UNCHANGED, 0, 0, 0, manifest.generation)
+        removed = sweep(atlas, collection) if _sole_writer(atlas) else 0
+        staging = _Staging(atlas, manifest, live)
+        for points in batches:
+            staging.write(points)
+        staging.settle()
+
+        def successor(present: Manifest) -> Manifest | None:
+            if live.revision in present.revisions:
+                return None
+            verb = "added" if present.find(live.section) is None else "replaced"
+            what = f"{verb} section {live.section}: {live.spots} spots"
+            entry = LogEntry.now(actor, f"{what}, revision {live.revision[:16]}")
+            return present.with_section(live, entry, panels=staging.panels)
+
+        before, after = _swap(atlas, collection, successor)
+    old = before.find(live.section)
+    status = ADDED if old is None else REPLACED
+    if before is after:  # another writer published the same revision meanwhile
+        status = UNCHANGED
+    elif old is not None:
+        removed += _remove(atlas, collection, old.revision, grace)
+    return Outcome(status, staging.written, len(staging.there), removed, after.generation)
+
+
+def retract_section(
+    atlas: Atlas, collection: str, section: str, *, actor: str, grace: float = 0.0
+) -> Outcome:
+    """Take a section out: first out of sight, then its points. Parameters as `publish_section`.
+
+    Where it is not live the outcome is ``"unchanged"``; remains of an interrupted retraction go.
+    """
+    removed = sweep(atlas, collection) if _sole_writer(atlas) else 0
+
+    def successor(present: Manifest) -> Manifest | None:
+        old = present.find(section)
+        if old is None:
+            return None
+        what = f"retracted section {section}: {old.spots} spots"
+        entry = LogEntry.now(actor, f"{what}, revision {old.revision[:16]}")
+        return present.without_section(section, entry)
+
+    before, after = _swap(atlas, collection, successor)
+    old = before.find(section)
+    if old is None:
+        return Outcome(UNCHANGED, 0, 0, removed, after.generation)
+    removed += _remove(atlas, collection, old.revision, grace)
+    return Outcome(RETRACTED, 0, 0, removed, after.generation)
+
+
+def _remove(atlas: Atlas, collection: str, revision: str, grace: float) -> int:
+    if grace > 0:
+        time.sleep(grace)
+    return _delete_revisions(atlas, collection, [revision])

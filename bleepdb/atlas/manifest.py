@@ -1,0 +1,273 @@
+"""The manifest: what is live in a collection, and who made it so."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from bleepdb.atlas.payload import BDB1
+from bleepdb.atlas.protocol import Where
+from bleepdb.contracts import check
+from bleepdb.errors import AtlasCorruptError, AtlasError
+from bleepdb.files import canonical_json, digest
+from bleepdb.names import KEYWORD_FIELDS, REV
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+FORMAT = "bleepdb-manifest"
+VERSION = 1
+MOST_LOG = 1000  # entries kept, the newest; older ones are dropped
+NONE_YET = -1  # the generation of a manifest that is not there yet
+_MEND = "restore the atlas from a copy, or remove the collection and run `bleepdb index` again"
+
+
+@dataclass(frozen=True)
+class LiveSection:
+    """One section that is visible.
+
+    Parameters
+    ----------
+    section
+        Its ``library_id``.
+    revision
+        What its points carry as ``rev``: 16 to 64 hex digits, other content, other revision.
+    spots
+        How many points it has, exactly.
+    donor
+        Whose tissue it is.
+    digest
+        Digest of the section as it was read (``Section.digest``), 64 hex digits.
+    provenance
+        Where it came from: any small JSON object.
+    """
+
+    section: str
+    revision: str
+    spots: int
+    donor: str
+    digest: str
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object of this section."""
+        return {
+            "section": self.section,
+            "revision": self.revision,
+            "spots": self.spots,
+            "donor": self.donor,
+            "digest": self.digest,
+            "provenance": dict(self.provenance),
+        }
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """Who changed what, and when (ISO 8601, UTC)."""
+
+    who: str
+    when: str
+    what: str
+
+    @classmethod
+    def now(cls, who: str, what: str) -> LogEntry:
+        """Return an entry of this moment; long texts are cut at 200 and 500 characters."""
+        return cls(who[:200] or "unknown", datetime.now(UTC).isoformat("T", "seconds"), what[:500])
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is live in one collection. It is never edited, only replaced by its successor.
+
+    Parameters
+    ----------
+    collection
+        Full name, ``bleepdb_{tissue}_{space8}``.
+    tissue, species
+        What the collection holds; one of each.
+    space_id
+        The space of its vectors.
+    model_digest
+        Digest of the model that made them.
+    key
+        The vector that queries are compared with.
+    vectors
+        Vector name -> dimension.
+    keyword_fields
+        Fields that can be filtered.
+    panels
+        Digests of the panels that live points name.
+    live
+        Visible sections, in order of their names.
+    generation
+        Rises by one with every change.
+    log
+        The newest `MOST_LOG` changes, oldest first.
+    codec
+        The family of the payload codecs.
+    """
+
+    collection: str
+    tissue: str
+    species: str
+    space_id: str
+    model_digest: str
+    key: str
+    vectors: Mapping[str, int]
+    keyword_fields: tuple[str, ...] = KEYWORD_FIELDS
+    panels: tuple[str, ...] = ()
+    live: tuple[LiveSection, ...] = ()
+    generation: int = 0
+    log: tuple[LogEntry, ...] = ()
+    codec: str = BDB1
+
+    @property
+    def spots(self) -> int:
+        """How many points are visible."""
+        return sum(s.spots for s in self.live)
+
+    @property
+    def revisions(self) -> frozenset[str]:
+        """The live revisions."""
+        return frozenset(s.revision for s in self.live)
+
+    def find(self, section: str) -> LiveSection | None:
+        """Return the live section of this name, or None."""
+        return next((s for s in self.live if s.section == section), None)
+
+    def _next(self, entry: LogEntry, **changes: Any) -> Manifest:  # noqa: ANN401 - any field
+        return replace(
+            self,
+            generation=self.generation + 1,
+            log=(*self.log, entry)[-MOST_LOG:],
+            **changes,
+        )
+
+    def with_section(
+        self, new: LiveSection, entry: LogEntry, *, panels: Iterable[str] = ()
+    ) -> Manifest:
+        """Return the successor in which `new` is live, in place of its earlier revision."""
+        others = [s for s in self.live if s.section != new.section]
+        return self._next(
+            entry,
+            live=tuple(sorted([*others, new], key=lambda s: s.section)),
+            panels=tuple(sorted({*self.panels, *panels})),
+        )
+
+    def without_section(self, section: str, entry: LogEntry) -> Manifest:
+        """Return the successor in which `section` is not live."""
+        return self._next(entry, live=tuple(s for s in self.live if s.section != section))
+
+    def with_fields(self, fields: Iterable[str], entry: LogEntry) -> Manifest:
+        """Return the successor in which these fields, too, can be filtered."""
+        return self._next(
+            entry, keyword_fields=tuple(dict.fromkeys([*self.keyword_fields, *fields]))
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object, with its checksum.
+
+        Raises
+        ------
+        AtlasError
+            If the manifest breaks schemas/manifest.schema.json.
+        """
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "collection": self.collection,
+            "tissue": self.tissue,
+            "species": self.species,
+            "codec": self.codec,
+            "space_id": self.space_id,
+            "model_digest": self.model_digest,
+            "key": self.key,
+            "vectors": dict(self.vectors),
+            "keyword_fields": list(self.keyword_fields),
+            "panels": list(self.panels),
+            "live": [s.to_json() for s in self.live],
+            "generation": self.generation,
+            "log": [{"who": e.who, "when": e.when, "what": e.what} for e in self.log],
+        }
+        made = {**document, "checksum": digest("manifest", canonical_json(document))}
+        check("manifest", made, where=self.collection, error=AtlasError)
+        return made
+
+    @classmethod
+    def from_json(cls, document: object, *, where: str | Path | None = None) -> Manifest:
+        """Read what `to_json` wrote.
+
+        Parameters
+        ----------
+        document
+            The JSON object.
+        where
+            Where it was read, for the message.
+
+        Raises
+        ------
+        AtlasCorruptError
+            If it breaks the schema, was changed since it was written, or contradicts itself.
+        AtlasError
+            If a newer bleepdb wrote it.
+        """
+        version = document.get("version") if isinstance(document, dict) else None
+        if isinstance(version, int) and version > VERSION:
+            raise AtlasError(
+                f"the manifest is of version {version}, this bleepdb knows {VERSION}",
+                where=where,
+                hint="upgrade bleepdb",
+            )
+        check("manifest", document, where=where, error=AtlasCorruptError, hint=_MEND)
+        assert isinstance(document, dict)  # noqa: S101 - the schema has just said so
+        rest = {k: v for k, v in document.items() if k != "checksum"}
+        try:
+            found = digest("manifest", canonical_json(rest))
+        except ValueError as error:  # NaN, or text that is not Unicode
+            raise AtlasCorruptError(f"the manifest: {error}", where=where, hint=_MEND) from error
+        if found != document["checksum"]:
+            raise AtlasCorruptError("the manifest's checksum is wrong", where=where, hint=_MEND)
+        live = tuple(LiveSection(**s) for s in document["live"])
+        names, revisions = {s.section for s in live}, {s.revision for s in live}
+        if len(names) != len(live) or len(revisions) != len(live):
+            raise AtlasCorruptError("the manifest names a section twice", where=where, hint=_MEND)
+        if document["key"] not in document["vectors"]:
+            raise AtlasCorruptError("the manifest's key is no vector", where=where, hint=_MEND)
+        return cls(
+            collection=document["collection"],
+            tissue=document["tissue"],
+            species=document["species"],
+            space_id=document["space_id"],
+            model_digest=document["model_digest"],
+            key=document["key"],
+            vectors=document["vectors"],
+            keyword_fields=tuple(document["keyword_fields"]),
+            panels=tuple(document["panels"]),
+            live=live,
+            generation=document["generation"],
+            log=tuple(LogEntry(**e) for e in document["log"]),
+            codec=document["codec"],
+        )
+
+    def to_bytes(self) -> bytes:
+        """Return the JSON text as stored in a file."""
+        return (json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n").encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, where: str | Path | None = None) -> Manifest:
+        """Read what `to_bytes` wrote; errors as `from_json`."""
+        try:
+            document = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise AtlasCorruptError(
+                f"the manifest is no JSON ({error})", where=where, hint=_MEND
+            ) from error
+        return cls.from_json(document, where=where)
+
+
+def live_where(manifest: Manifest) -> Where:
+    """Return the filter that every reader sets: points of live revisions, and no others."""
+    return Where(must={REV: sorted(manifest.revisions)})
