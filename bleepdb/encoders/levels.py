@@ -1,0 +1,119 @@
+"""What is read out of a backbone: its last vector, or statistics of several of its levels.
+
+Texture lives in the spread of activations as much as in their mean, and in middle levels as much
+as in the last. ``multilevel`` therefore takes, of a convolutional network, mean and standard
+deviation of every channel of every level at an eighth of the tile's resolution or coarser; of a
+vision transformer, after half, three quarters and all of its blocks, the class token (the first
+token that is no patch) and mean and standard deviation of the patch tokens.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import torch
+from open_clip.timm_model import TimmModel
+from timm.models import EfficientNet, MobileNetV3
+
+from bleepdb.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    Network = Any  # timm and open_clip share method names, not a base class
+
+Levels = Literal["penultimate", "multilevel"]
+LEVELS: Final[tuple[Levels, ...]] = ("penultimate", "multilevel")
+FINEST_STRIDE: Final = 8
+
+
+def penultimate(network: nn.Module, images: Tensor) -> Tensor:
+    """Return the pooled vector before a classifier, (n, D); of a CLIP tower the projected one."""
+    made: Tensor = network(images)
+    return made.float()
+
+
+def multilevel(network: nn.Module, images: Tensor) -> Tensor:
+    """Return statistics of several levels, (n, D) float32.
+
+    Raises
+    ------
+    ModelError
+        If the network does not offer its intermediate levels.
+    """
+    inner: Network = network.trunk if isinstance(network, TimmModel) else network
+    if not hasattr(inner, "forward_intermediates"):
+        raise ModelError(
+            f"{type(inner).__name__} does not offer its intermediate levels",
+            hint="use penultimate features with this backbone",
+        )
+    if _is_transformer(inner):
+        return _of_tokens(_token_levels(inner, images))
+    maps = _maps(inner, images)
+    return _of_maps([m for m in maps if m.shape[-1] * FINEST_STRIDE <= images.shape[-1]])
+
+
+def _is_transformer(network: Network) -> bool:
+    """Tell networks of one resolution and tokens, timm's and open_clip's."""
+    return hasattr(network, "num_prefix_tokens") or hasattr(network, "class_embedding")
+
+
+def _maps(network: Network, images: Tensor) -> list[Tensor]:
+    """Return the maps of a convolutional or windowed network, finest first, each (n, C, h, w)."""
+    # All stages: by default timm leaves out those that another follows at the same resolution.
+    all_stages = isinstance(network, EfficientNet | MobileNetV3)
+    found = network.forward_intermediates(
+        images, intermediates_only=True, **({"extra_blocks": True} if all_stages else {})
+    )
+    return list(found["image_intermediates"] if isinstance(found, dict) else found)
+
+
+def _of_maps(maps: list[Tensor]) -> Tensor:
+    means, spreads = [], []
+    for level in maps:
+        values = level.float().flatten(2)
+        mean = values.mean(dim=2)
+        # E[x²] - E[x]² would lose the small spreads of channels with a large mean.
+        spreads.append((values - mean[:, :, None]).square().mean(dim=2).sqrt())
+        means.append(mean)
+    return torch.cat([*means, *spreads], dim=1)
+
+
+def _token_levels(network: Network, images: Tensor) -> list[tuple[Tensor | None, Tensor]]:
+    """Return prefix tokens (or None) and patch tokens (n, tokens, C) after the chosen blocks."""
+    if hasattr(network, "num_prefix_tokens"):
+        found = network.forward_intermediates(
+            images,
+            indices=_chosen_blocks(len(network.blocks)),
+            return_prefix_tokens=True,
+            norm=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )
+        return [(x[1], x[0]) if isinstance(x, tuple) else (None, x) for x in found]
+    blocks = network.transformer.resblocks
+    found = network.forward_intermediates(
+        images,
+        indices=_chosen_blocks(len(blocks)),
+        normalize_intermediates=True,
+        intermediates_only=True,
+        output_fmt="NLC",
+        output_extra_tokens=True,
+    )
+    return list(zip(found["image_intermediates_prefix"], found["image_intermediates"], strict=True))
+
+
+def _chosen_blocks(depth: int) -> list[int]:
+    """Blocks after half, three quarters and all of the depth, counted from 0."""
+    return sorted({max(depth // 2 - 1, 0), max(depth * 3 // 4 - 1, 0), depth - 1})
+
+
+def _of_tokens(levels: list[tuple[Tensor | None, Tensor]]) -> Tensor:
+    parts = []
+    for prefix, patches in levels:
+        if prefix is not None:
+            parts.append(prefix[:, 0].float())
+        values = patches.float()
+        mean = values.mean(dim=1)
+        parts += [mean, (values - mean[:, None]).square().mean(dim=1).sqrt()]
+    return torch.cat(parts, dim=1)
