@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+from bleepdb.errors import InputError
+
+AREA: Final = "area"
+BILINEAR: Final = "bilinear"
+RESAMPLINGS: Final = (AREA, BILINEAR)
 
 
 @dataclass(frozen=True)
@@ -17,13 +24,32 @@ class TileGeometry:
     tile_px
         Every field is resampled to this many pixels a side.
     resampling
-        The filter of that resampling (``"area"``: mean over the covered source pixels, by PIL's
-        BOX filter from the nearest finer level; ``"bilinear"`` where a field is enlarged).
+        The filter of that resampling, from the nearest level of the slide that is as fine or
+        finer. ``"area"``: each pixel of the tile is the mean of the source pixels whose centres
+        it covers (PIL's BOX filter, at the field's own place, which need not be whole pixels);
+        a field that is enlarged is interpolated bilinearly. ``"bilinear"``: PIL's BILINEAR
+        filter, a triangle as wide as two pixels of the tile.
+
+    Raises
+    ------
+    InputError
+        If a size is not positive or the filter is not known.
     """
 
     scales_um: tuple[float, ...]
     tile_px: int = 224
-    resampling: str = "area"
+    resampling: str = AREA
+
+    def __post_init__(self) -> None:
+        sizes = (*self.scales_um, self.tile_px)
+        if not self.scales_um or not all(math.isfinite(s) and s > 0 for s in sizes):
+            raise InputError(
+                f"tile scales {self.scales_um} µm and {self.tile_px} px must be positive"
+            )
+        if self.resampling not in RESAMPLINGS:
+            raise InputError(
+                f"unknown resampling {self.resampling!r}", hint=f"use {' or '.join(RESAMPLINGS)}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that the model card keeps."""

@@ -49,6 +49,8 @@ class Section:
         Size of a spot and distance between adjacent spots, where known.
     fields
         Further columns of the sample sheet (``preservation``, ``stain``, ...).
+    notes
+        What the reader lost, chose or doubted, one sentence each. Not a part of the digest.
     """
 
     section: str
@@ -67,6 +69,7 @@ class Section:
     spot_diameter_um: float | None = None
     pitch_um: float | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return int(self.counts.shape[0])

@@ -1,0 +1,1 @@
+"""Readers of sections: AnnData, Space Ranger, legacy ST."""

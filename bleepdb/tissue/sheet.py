@@ -1,0 +1,288 @@
+"""The sample sheet: one row a section, and every fault of it told at once."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from bleepdb import names
+from bleepdb.errors import InputError, SectionError, SheetError
+from bleepdb.tissue.readers.layout import HIRES, HIRES_IMAGE, outs_folder
+from bleepdb.tissue.readers.tables import read_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+EXPRESSION: Final = "expression"
+IMAGE: Final = "image"
+MPP: Final = "mpp"
+MPP_RANGE: Final = (0.05, 20.0)
+REQUIRED: Final = (names.SECTION, names.DONOR, names.TISSUE, EXPRESSION)
+ALIASES: Final = {
+    "sample": names.SECTION,
+    "sample_id": names.SECTION,
+    names.LIBRARY_ID: names.SECTION,
+    "patient": names.DONOR,
+}
+KNOWN: Final = (*REQUIRED, names.SPECIES, names.ASSAY, IMAGE, MPP)
+FIELD_NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
+SPECIES_DEFAULT: Final = "human"
+
+Fault = tuple[str, str]
+"""A column and what is wrong in it."""
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """One section as the sheet names it; nothing of it is read yet.
+
+    Parameters
+    ----------
+    section, donor, tissue, species
+        Names; `tissue` is a slug.
+    assay
+        The assay, or None where the reader tells it.
+    expression
+        File or folder with the counts; it exists.
+    image
+        The H&E image, which exists, or None. The sheet's ``hires`` stands here as the path of
+        Space Ranger's ``tissue_hires_image.png``.
+    mpp
+        Micrometres per pixel of `image`, or None.
+    fields
+        Further columns that are not empty.
+    line
+        Line in the sheet, from 1; 0 where there is no sheet.
+    """
+
+    section: str
+    donor: str
+    tissue: str
+    species: str
+    assay: str | None
+    expression: Path
+    image: Path | None = None
+    mpp: float | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+    line: int = 0
+
+
+def read_sheet(path: Path) -> list[SheetRow]:
+    """Read a sample sheet (CSV or TSV) and check all of it before anything else is read.
+
+    Columns: ``section`` (or ``sample``, ``sample_id``, ``library_id``), ``donor`` (or
+    ``patient``), ``tissue`` and ``expression`` are required; ``species`` (default human),
+    ``assay``, ``image`` and ``mpp`` are optional; any further column is a field of the section.
+    Relative paths start at the sheet's folder.
+
+    Raises
+    ------
+    SheetError
+        With all faults, each with its line and column.
+    """
+    path = Path(path)
+    try:
+        table = read_rows(path)
+    except SectionError as error:
+        raise SheetError(path, [error.what]) from error
+    if not table:
+        raise SheetError(path, ["an empty sheet"])
+    (head_line, head), *body = table
+    columns, faults = _header(head, head_line)
+    if not body:
+        faults.append("no rows below the header")
+    rows: list[SheetRow] = []
+    seen: list[dict[str, str]] = []
+    for line, cells in body:
+        if len(cells) != len(head):
+            faults.append(f"line {line}: {len(cells)} cells where the header has {len(head)}")
+            continue
+        named = {c: v for c, v in zip(columns, cells, strict=True) if c}
+        row, broken = _row(named, path.parent, line)
+        faults += [f"line {line}, column {column}: {text}" for column, text in broken]
+        faults += _repeats(named, seen, path.parent, line)
+        if row is not None:
+            rows.append(row)
+    if faults:
+        raise SheetError(path, faults)
+    return rows
+
+
+def row_for(
+    path: Path,
+    *,
+    section: str | None = None,
+    donor: str,
+    tissue: str,
+    species: str = SPECIES_DEFAULT,
+    assay: str | None = None,
+    image: Path | str | None = None,
+    mpp: float | None = None,
+) -> SheetRow:
+    """Make the row of a single file or folder that is given without a sheet.
+
+    Parameters
+    ----------
+    path
+        Counts. Relative paths start at the working folder.
+    section
+        Name of the section; by default the path's name without its endings.
+    image
+        The H&E image, or ``"hires"``.
+
+    Raises
+    ------
+    InputError
+        With all faults.
+    """
+    cells = {
+        names.SECTION: Path(path).name.split(".")[0] if section is None else section,
+        names.DONOR: donor,
+        names.TISSUE: tissue,
+        names.SPECIES: species,
+        names.ASSAY: assay or "",
+        EXPRESSION: str(path),
+        IMAGE: "" if image is None else str(image),
+        MPP: "" if mpp is None else repr(float(mpp)),
+    }
+    row, faults = _row(cells, Path(), 0)
+    if row is None:
+        raise InputError("; ".join(f"{column}: {text}" for column, text in faults), where=path)
+    return row
+
+
+def _header(head: list[str], line: int) -> tuple[list[str], list[str]]:
+    """Canonical name of each column ("" where it has no usable name), and the faults."""
+    faults: list[str] = []
+    columns: list[str] = []
+    for number, cell in enumerate(head, start=1):
+        name = ALIASES.get(cell.lower(), cell.lower())
+        place = f"line {line}, column {cell or number}"
+        if name in KNOWN:
+            pass
+        elif name in names.RESERVED_FIELDS:
+            faults.append(f"{place}: the name is reserved; rename the column")
+            name = ""
+        elif not FIELD_NAME.fullmatch(name):
+            faults.append(f"{place}: a column name is a letter, then letters, digits or _")
+            name = ""
+        columns.append(name)
+    twice = [name for name, count in Counter(columns).items() if name and count > 1]
+    faults += [f"line {line}, column {name}: stands more than once" for name in twice]
+    for name in REQUIRED:
+        if name not in columns:
+            also = " or ".join(a for a, of in ALIASES.items() if of == name)
+            faults.append(
+                f"line {line}, column {name}: missing{f' (may be named {also})' if also else ''}"
+            )
+    return columns, faults
+
+
+def _row(cells: Mapping[str, str], base: Path, line: int) -> tuple[SheetRow | None, list[Fault]]:
+    """Check one row; a column that the header lacks is no fault of the row."""
+    faults: list[Fault] = [
+        (column, "empty") for column in REQUIRED if column in cells and not cells[column]
+    ]
+    unprintable = {column for column, cell in cells.items() if not cell.isprintable()}
+    faults += [(column, "holds control characters") for column in sorted(unprintable)]
+    cells = {c: v for c, v in cells.items() if v and c not in unprintable}
+    section = cells.get(names.SECTION, "")
+    if section and not names.SECTION_ID.fullmatch(section):
+        faults.append(
+            (names.SECTION, f"{section!r}: use letters, digits and . _ -, at most 127, no blanks")
+        )
+    tissue = ""
+    if names.TISSUE in cells:
+        try:
+            tissue = names.slug(cells[names.TISSUE])
+        except ValueError as error:
+            faults.append((names.TISSUE, str(error)))
+    species = cells.get(names.SPECIES, SPECIES_DEFAULT).lower()
+    if species not in names.SPECIES_KNOWN:
+        faults.append(
+            (names.SPECIES, f"{species!r} is not known; use {', '.join(names.SPECIES_KNOWN)}")
+        )
+    expression = _path(cells, EXPRESSION, base, faults)
+    image = _image(cells, base, expression, faults)
+    mpp = _mpp(cells, faults)
+    if faults or expression is None or not set(REQUIRED) <= set(cells):
+        return None, faults
+    return SheetRow(
+        section=section,
+        donor=cells[names.DONOR],
+        tissue=tissue,
+        species=species,
+        assay=cells.get(names.ASSAY),
+        expression=expression,
+        image=image,
+        mpp=mpp,
+        fields={c: v for c, v in cells.items() if c not in KNOWN},
+        line=line,
+    ), []
+
+
+def _path(cells: Mapping[str, str], column: str, base: Path, faults: list[Fault]) -> Path | None:
+    if column not in cells:
+        return None
+    path = base / cells[column]
+    if not path.exists():
+        faults.append((column, f"{path} does not exist"))
+        return None
+    return path
+
+
+def _image(
+    cells: Mapping[str, str], base: Path, expression: Path | None, faults: list[Fault]
+) -> Path | None:
+    if cells.get(IMAGE, "").lower() != HIRES:
+        image = _path(cells, IMAGE, base, faults)
+        if image is not None and image.is_dir():
+            faults.append((IMAGE, f"{image} is a folder; name the image file"))
+        return image
+    if expression is None:
+        return None
+    outs = outs_folder(expression)
+    if outs is None:
+        faults.append((IMAGE, f"{HIRES} needs a Space Ranger folder in column {EXPRESSION}"))
+        return None
+    image = outs / "spatial" / HIRES_IMAGE
+    if not image.is_file():
+        faults.append((IMAGE, f"{image} does not exist"))
+    return image
+
+
+def _mpp(cells: Mapping[str, str], faults: list[Fault]) -> float | None:
+    if MPP not in cells:
+        return None
+    try:
+        mpp = float(cells[MPP])
+    except ValueError:
+        faults.append((MPP, f"{cells[MPP]!r} is not a number"))
+        return None
+    low, high = MPP_RANGE
+    if not math.isfinite(mpp) or mpp <= 0:
+        faults.append((MPP, f"{cells[MPP]} is not a positive number"))
+    elif not low <= mpp <= high:
+        faults.append((MPP, f"{mpp:g} µm a pixel is outside {low:g} to {high:g}"))
+    return mpp
+
+
+def _repeats(
+    cells: Mapping[str, str], seen: list[dict[str, str]], base: Path, line: int
+) -> list[str]:
+    """Faults of a section name or a counts path that an earlier row has too."""
+    keys = {names.SECTION: cells.get(names.SECTION, "")}
+    if cells.get(EXPRESSION):
+        keys[EXPRESSION] = str((base / cells[EXPRESSION].replace("\0", "")).resolve())
+    faults = [
+        f"line {line}, column {column}: {cells[column]} stands in line {earlier['line']} too"
+        for column, value in keys.items()
+        for earlier in seen
+        if value and earlier.get(column) == value
+    ]
+    seen.append({**keys, "line": str(line)})
+    return faults

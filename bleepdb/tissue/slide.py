@@ -1,0 +1,215 @@
+"""Slides: one way to ask any image for the pixels of a place."""
+
+from __future__ import annotations
+
+import logging
+import math
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, Self
+
+import numpy as np
+from PIL import Image
+
+from bleepdb.errors import SlideError
+from bleepdb.files import file_digest
+from bleepdb.tissue.geometry import AREA
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+LEVEL_TOLERANCE: Final = 0.01
+"""A level that is coarser than asked by no more than this share counts as equal: the true factor
+of a "2x" level is often 2.00003, and reading level 0 instead costs many times the pixels."""
+BAND_PX: Final = 2**26
+"""A read of more source pixels than this is made in bands, so that memory stays bounded."""
+MPP_DISAGREE: Final = 0.05
+WHITE: Final = 255
+
+
+class Slide(ABC):
+    """An image with levels, read by places in level-0 pixels.
+
+    Subclasses give the pixels of whole-numbered regions of a level; which level to read, the
+    padding and the resampling are decided here, once for all formats.
+
+    Parameters
+    ----------
+    path
+        The file.
+    size_px
+        (width, height) of level 0.
+    levels
+        Downsampling factor of each level, rising from 1.
+    level_sizes
+        (width, height) of each level.
+    file_mpp
+        Microns per level-0 pixel that the file states, or None.
+    mpp
+        What the user states instead.
+
+    Raises
+    ------
+    SlideError
+        If `mpp` is not a positive number.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        levels: tuple[float, ...],
+        level_sizes: tuple[tuple[int, int], ...],
+        file_mpp: float | None,
+        mpp: float | None,
+    ) -> None:
+        if mpp is not None and not (math.isfinite(mpp) and mpp > 0):
+            raise SlideError(f"mpp {mpp} is not a positive number", where=path)
+        if mpp is not None and file_mpp is not None and abs(file_mpp / mpp - 1) > MPP_DISAGREE:
+            log.warning("%s: mpp %.4g is used; the file says %.4g", path, mpp, file_mpp)
+        self.path = path
+        self.levels = levels
+        self.level_sizes = level_sizes
+        self.size_px = level_sizes[0]
+        self.mpp = file_mpp if mpp is None else mpp
+        self.mpp_source = None if self.mpp is None else "slide" if mpp is None else "given"
+
+    @abstractmethod
+    def region(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Return (height, width, 3) RGB of a region that lies wholly inside a level.
+
+        Parameters
+        ----------
+        level
+            Which level.
+        x, y, width, height
+            The region in pixels of that level.
+
+        Raises
+        ------
+        SlideError
+            If the pixels cannot be decoded.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file and of what is held in memory."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the file's bytes, 64 hex digits."""
+        return file_digest(self.path)
+
+    @property
+    def known_mpp(self) -> float:
+        """`mpp`, or a SlideError that says how to give it."""
+        if self.mpp is None:
+            raise SlideError(
+                "the file does not say its microns per pixel (mpp)",
+                where=self.path,
+                hint="fill in the sheet's mpp column or pass --slide-mpp",
+            )
+        return self.mpp
+
+    def level_for(self, factor: float) -> int:
+        """Return the coarsest level that is as fine as `factor`, within 1%."""
+        allowed = factor * (1 + LEVEL_TOLERANCE)
+        return max((i for i, f in enumerate(self.levels) if f <= allowed), default=0)
+
+    def read(
+        self,
+        x_px: float,
+        y_px: float,
+        w_px: float,
+        h_px: float,
+        *,
+        out_px: tuple[int, int],
+        resampling: str = AREA,
+    ) -> NDArray[np.uint8]:
+        """Read a box and resample it.
+
+        Parameters
+        ----------
+        x_px, y_px, w_px, h_px
+            The box in level-0 pixels; need not be whole, may reach over the edges (white there).
+        out_px
+            (width, height) of the result.
+        resampling
+            As `TileGeometry.resampling` says.
+
+        Returns
+        -------
+        numpy.ndarray
+            (height, width, 3) RGB, uint8.
+
+        Raises
+        ------
+        SlideError
+            If the pixels cannot be decoded.
+        """
+        out_w, out_h = out_px
+        level = self.level_for(min(w_px / out_w, h_px / out_h))
+        factor = self.levels[level]
+        x, y, w, h = x_px / factor, y_px / factor, w_px / factor, h_px / factor
+        if w * h > BAND_PX and out_h > 1:
+            upper = out_h // 2
+            at = h_px * upper / out_h
+            parts = (
+                self.read(x_px, y_px, w_px, at, out_px=(out_w, upper), resampling=resampling),
+                self.read(
+                    x_px, y_px + at, w_px, h_px - at,
+                    out_px=(out_w, out_h - upper), resampling=resampling,
+                ),
+            )  # fmt: skip
+            return np.concatenate(parts)
+        enlarged = w < out_w or h < out_h
+        smooth = enlarged or resampling != AREA
+        margin = math.ceil(max(w / out_w, h / out_h, 1.0)) if smooth else 0
+        left, top = math.floor(x) - margin, math.floor(y) - margin
+        right, bottom = math.ceil(x + w) + margin, math.ceil(y + h) + margin
+        canvas = self._padded(level, left, top, right, bottom)
+        image = Image.fromarray(canvas).resize(
+            (out_w, out_h),
+            Image.Resampling.BILINEAR if smooth else Image.Resampling.BOX,
+            box=(x - left, y - top, x - left + w, y - top + h),
+        )
+        return np.asarray(image)
+
+    def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
+        """Return the whole slide as RGB, its longer side `max_px` (or as large as it is)."""
+        width, height = self.size_px
+        factor = min(1.0, max_px / max(width, height))
+        out = max(1, round(width * factor)), max(1, round(height * factor))
+        return self.read(0, 0, width, height, out_px=out)
+
+    def _padded(
+        self, level: int, left: int, top: int, right: int, bottom: int
+    ) -> NDArray[np.uint8]:
+        """Region of a level, white where it reaches outside."""
+        width, height = self.level_sizes[level]
+        x0, y0 = max(left, 0), max(top, 0)
+        x1, y1 = min(right, width), min(bottom, height)
+        if (x0, y0, x1, y1) == (left, top, right, bottom):
+            return self.region(level, left, top, right - left, bottom - top)
+        canvas = np.full((bottom - top, right - left, 3), WHITE, dtype=np.uint8)
+        if x1 > x0 and y1 > y0:
+            canvas[y0 - top : y1 - top, x0 - left : x1 - left] = self.region(
+                level, x0, y0, x1 - x0, y1 - y0
+            )
+        return canvas
