@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and digests."""
+"""Files that appear whole or not at all, digests, and the place of caches."""
 
 from __future__ import annotations
 
@@ -7,11 +7,24 @@ import json
 import os
 import secrets
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from platformdirs import user_cache_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """Folder of what can be computed again: ``BLEEPDB_CACHE``, else the user's cache folder.
+
+    It is made where it is missing, for its owner alone: what is cached derives from patients.
+    """
+    named = os.environ.get("BLEEPDB_CACHE")
+    folder = Path(named) if named else user_cache_path("bleepdb", appauthor=False)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
 
 
 def fsync_folder(folder: Path) -> None:
