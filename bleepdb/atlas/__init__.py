@@ -19,7 +19,6 @@ if TYPE_CHECKING:
         prepare_collection,
         publish_section,
         retract_section,
-        sweep,
     )
     from bleepdb.atlas.embedded import EmbeddedAtlas
     from bleepdb.atlas.exact import ExactAtlas
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from bleepdb.atlas.payload import decode, decode_fields, encode, expression_fields
     from bleepdb.atlas.protocol import Atlas, CollectionSpec, Hits, Points, Record, Where
     from bleepdb.atlas.reading import Pinned, Profiles, fetch_profiles, pin, resolve
+    from bleepdb.atlas.sweeping import sweep
 
 _HOMES = {
     "Atlas": "protocol",
@@ -58,7 +58,7 @@ _HOMES = {
     "put_panel": "panels",
     "resolve": "reading",
     "retract_section": "commit",
-    "sweep": "commit",
+    "sweep": "sweeping",
     "vector_crc": "checks",
 }
 __all__ = [

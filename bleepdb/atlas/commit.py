@@ -9,22 +9,20 @@ other.
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
-from collections import Counter
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bleepdb.atlas.manifest import NONE_YET, LogEntry, Manifest
 from bleepdb.atlas.panels import panel_blob
 from bleepdb.atlas.protocol import Points, Where
+from bleepdb.atlas.sweeping import STAGING, delete_revisions, sole_writer, sweep
 from bleepdb.errors import AtlasCorruptError, AtlasError, EmptyAtlasError, SpaceMismatchError
 from bleepdb.names import BARCODE, DONOR, PANEL, REV, SECTION, SPECIES, TISSUE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from bleepdb.atlas.manifest import LiveSection
     from bleepdb.atlas.protocol import Atlas, CollectionSpec
@@ -158,67 +156,6 @@ def _check_same_space(atlas: Atlas, present: Manifest, asked: Manifest) -> None:
             )
 
 
-class _Registry:
-    """Revisions that threads of this process are staging, so that none sweeps another's."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._staged: Counter[tuple[str, str]] = Counter()
-
-    @contextmanager
-    def staging(self, collection: str, revision: str) -> Iterator[None]:
-        with self._lock:
-            self._staged[collection, revision] += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._staged[collection, revision] -= 1
-
-    def staged(self, collection: str) -> set[str]:
-        with self._lock:
-            return {rev for (name, rev), n in self._staged.items() if name == collection and n > 0}
-
-
-_REGISTRY = _Registry()
-
-
-def _sole_writer(atlas: Atlas) -> bool:
-    """Tell whether no other process can be staging: the embedded lock, or memory of this one."""
-    return atlas.kind in {"embedded", "exact"}
-
-
-def sweep(atlas: Atlas, collection: str, *, keep: Collection[str] = ()) -> int:
-    """Delete orphans: points whose revision is neither live nor being staged by this process.
-
-    Safe while no other process writes, which the lock of an embedded atlas ensures. Where several
-    may write at once, the revisions that the others are staging must be in `keep`, so that
-    commits to a server do not sweep by themselves.
-
-    Returns
-    -------
-    int
-        How many points there were.
-    """
-    # In this order: what another thread staged before the facet is registered or live after it.
-    found = atlas.facet(collection, REV)
-    return _delete_revisions(atlas, collection, [rev for rev in found if rev not in keep])
-
-
-def _delete_revisions(atlas: Atlas, collection: str, revisions: Iterable[str]) -> int:
-    """Delete the points of these revisions, but for those that are live or being staged."""
-    kept = _REGISTRY.staged(collection)
-    kept |= atlas.read_manifest(collection).revisions
-    dead = sorted(set(revisions) - kept)
-    if not dead:
-        return 0
-    where = Where(must={REV: dead})
-    number = atlas.count(collection, where)
-    atlas.delete(collection, where)
-    atlas.flush(collection)
-    return number
-
-
 class _Staging:
     """Writes the points of one revision that are not there yet."""
 
@@ -324,11 +261,11 @@ def publish_section(
     AtlasCorruptError
         If the points staged are not as many as stated. Nothing became visible.
     """
-    with _REGISTRY.staging(collection, live.revision):
+    with STAGING.of(collection, live.revision):
         manifest = atlas.read_manifest(collection)
         if live.revision in manifest.revisions:
             return Outcome(UNCHANGED, 0, 0, 0, manifest.generation)
-        removed = sweep(atlas, collection) if _sole_writer(atlas) else 0
+        removed = sweep(atlas, collection) if sole_writer(atlas) else 0
         staging = _Staging(atlas, manifest, live)
         for points in batches:
             staging.write(points)
@@ -359,7 +296,7 @@ def retract_section(
 
     Where it is not live the outcome is ``"unchanged"``; remains of an interrupted retraction go.
     """
-    removed = sweep(atlas, collection) if _sole_writer(atlas) else 0
+    removed = sweep(atlas, collection) if sole_writer(atlas) else 0
 
     def successor(present: Manifest) -> Manifest | None:
         old = present.find(section)
@@ -380,4 +317,4 @@ def retract_section(
 def _remove(atlas: Atlas, collection: str, revision: str, grace: float) -> int:
     if grace > 0:
         time.sleep(grace)
-    return _delete_revisions(atlas, collection, [revision])
+    return delete_revisions(atlas, collection, [revision])
