@@ -2,6 +2,7 @@
 
 from bleepdb.imputation.aggregate import Aggregator, Imputed
 from bleepdb.imputation.evidence import Evidence, explain
+from bleepdb.imputation.neighbours import nearest
 from bleepdb.imputation.references import Group, LowRank, measured_whole, only_measured
 from bleepdb.imputation.smoothing import mixing, smooth
 from bleepdb.imputation.uncertainty import effective_donors, effective_neighbours, top_similarity
@@ -21,6 +22,7 @@ __all__ = [
     "local_weights",
     "measured_whole",
     "mixing",
+    "nearest",
     "only_measured",
     "smooth",
     "top_similarity",

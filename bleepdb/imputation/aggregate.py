@@ -211,7 +211,7 @@ class Aggregator:
         mass = np.zeros((W.shape[0], len(self.groups)))
         for i, group in enumerate(self.groups):
             of_group = W[:, group.columns]
-            mass[:, i] = np.asarray(of_group.sum(axis=1, dtype=np.float64)).ravel()
+            mass[:, i] = np.asarray(of_group.astype(np.float64).sum(axis=1)).ravel()
             wanted = self._wanted[i]
             for part, rows in _dense_parts(of_group, self._values[i]):
                 if not squares:

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bleepdb.imputation import METHODS, effective_weights, local_weights, smooth
+from bleepdb.imputation import METHODS, effective_weights, local_weights, nearest, smooth
 from bleepdb.imputation.smoothing import mixing
 from bleepdb.places import adjacency
 
@@ -180,3 +180,27 @@ def test_smoothing_refuses_what_does_not_fit():
         smooth(W, sp.csr_matrix((2, 2)), 0.5)
     with pytest.raises(ValueError, match="between"):
         mixing(sp.csr_matrix((3, 3)), 1.5, np.ones(3, bool))
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 9999), st.integers(1, 40))
+def test_nearest_equals_a_full_sort(seed, k):
+    rng = np.random.default_rng(seed)
+    queries, keys = unit(rng.normal(size=(9, 4))), unit(rng.normal(size=(30, 4)))
+    keys[7] = keys[3]
+    scores, columns = nearest(queries, keys, k)
+    full = queries @ keys.T
+    assert scores.shape == columns.shape == (9, min(k, 30))
+    np.testing.assert_array_equal(scores, -np.sort(-full, axis=1)[:, :k])
+    np.testing.assert_array_equal(np.take_along_axis(full, columns, axis=1), scores)
+    assert all(len(set(row)) == len(row) for row in columns.tolist())
+
+
+def test_nearest_in_parts_and_refusals(monkeypatch):
+    queries, keys, _, _ = retrieved()
+    whole = nearest(queries, keys, 5)
+    monkeypatch.setattr("bleepdb.imputation.neighbours.SCORES_AT_ONCE", 40)
+    for a, b in zip(nearest(queries, keys, 5), whole, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    with pytest.raises(ValueError, match="nearest of"):
+        nearest(queries, keys[:, :2], 5)
