@@ -49,6 +49,8 @@ EFFECTIVE_NEIGHBOURS: Final = "effective_neighbors"
 EFFECTIVE_DONORS: Final = "effective_donors"
 GENE_IDS: Final = "gene_ids"
 COVERAGE: Final = "coverage"
+EDGE_FRACTION: Final = "edge_fraction"
+ABSTAINED: Final = "abstained"
 
 # --- model folder ---------------------------------------------------------------------------
 MODEL_CARD_FILE: Final = "model.json"

@@ -1,0 +1,170 @@
+"""Any imputed value back to the spots that it comes from, recomputed from decoded payloads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from bleepdb.atlas import fetch_profiles
+from bleepdb.errors import GeneError, InputError
+from bleepdb.imputation import explain as explain_value
+from bleepdb.panel import Panel
+from bleepdb.profiles import reference_groups
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bleepdb.atlas import Atlas
+    from bleepdb.encoders import Model
+    from bleepdb.imputation import Evidence
+    from bleepdb.querying import Opened
+
+FAR = 1.0  # a place further from the nearest tile than this many spot diameters is not on it
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One value with its evidence.
+
+    Attributes
+    ----------
+    tile, gene
+        Names in the file.
+    stored
+        The value in the file.
+    evidence
+        The value recomputed, and each reference's share in it.
+    rows
+        One object a reference: id, section, donor, barcode, weight, measured, contribution.
+    withdrawn
+        Sections that answered and are no longer live, as ``section (donor)``; where there are
+        any the value cannot be recomputed and `evidence` is None.
+    """
+
+    tile: str
+    gene: str
+    stored: float
+    evidence: Evidence | None
+    rows: list[dict[str, Any]]
+    withdrawn: tuple[str, ...]
+
+
+def find_tile(opened: Opened, *, at: tuple[float, float] | None, tile: str | None) -> int:
+    """Return the row of a tile named by its name, its number, or a place (x, y) in level-0 px.
+
+    Raises
+    ------
+    InputError
+        If there is no such tile, or the place is not on one.
+    """
+    if tile is not None:
+        if tile in opened.obs.index:
+            return int(opened.obs.index.get_loc(tile))
+        ends = [i for i, name in enumerate(opened.obs.index) if name.partition(":")[2] == tile]
+        if len(ends) == 1:
+            return ends[0]
+        raise InputError(
+            f"no tile {tile!r}", where=opened.path, hint=f"such as {opened.obs.index[0]!r}"
+        )
+    if at is None:
+        raise InputError("which tile?", hint="pass --at X,Y or --tile NAME")
+    away = np.linalg.norm(opened.xy_px - np.asarray(at), axis=1)
+    row = int(away.argmin())
+    if away[row] > FAR * _spacing(opened):
+        raise InputError(
+            f"the nearest tile is {away[row]:,.0f} px from {at[0]:g},{at[1]:g}",
+            where=opened.path,
+            hint="give level-0 pixels (x,y) of a place on the tissue",
+        )
+    return row
+
+
+def _spacing(opened: Opened) -> float:
+    """Median distance between adjacent places, px."""
+    if len(opened.xy_px) < 2:
+        return float("inf")
+    return float(np.median(cKDTree(opened.xy_px).query(opened.xy_px, k=2)[0][:, 1]))
+
+
+def find_gene(opened: Opened, gene: str) -> int:
+    """Return the column of a gene named by symbol or Ensembl id.
+
+    Raises
+    ------
+    GeneError
+        If the file has no value of it.
+    """
+    if gene in opened.var.index:
+        return int(opened.var.index.get_loc(gene))
+    ids = opened.var["gene_ids"].astype(str).tolist()
+    if gene in ids:
+        return ids.index(gene)
+    raise GeneError(
+        f"no values of {gene} in this file",
+        where=opened.path,
+        hint="query again with --genes naming it",
+    )
+
+
+def explain(
+    opened: Opened, model: Model, atlas: Atlas, pairs: Sequence[tuple[int, int]]
+) -> list[Explained]:
+    """Recompute values from the payloads of the spots that they come from.
+
+    Parameters
+    ----------
+    opened
+        The file, without its values.
+    model
+        Of the space in which it was made.
+    atlas
+        Where its references are.
+    pairs
+        (row, column) of each value to explain.
+
+    Returns
+    -------
+    list of Explained
+        In the order asked.
+    """
+    collection = opened.run_card["facts"]["collection"]
+    live = atlas.read_manifest(collection).revisions
+    genes = Panel(tuple(opened.var.index), tuple(opened.var["gene_ids"].astype(str)))
+    low_rank = model.low_rank if opened.about["denoised"] else None
+    made = []
+    for row, column in pairs:
+        weights = opened.weights[[row]]
+        used = np.sort(weights.indices)
+        table = opened.references.iloc[used]
+        gone = table[~table["rev"].isin(live)]
+        withdrawn = tuple(
+            sorted({f"{s} ({d})" for s, d in zip(gone["section"], gone["donor"], strict=True)})
+        )
+        evidence, rows = None, []
+        if not withdrawn:
+            profiles = fetch_profiles(atlas, collection, table.index)
+            groups = reference_groups(profiles, model.panel)
+            evidence = explain_value(
+                weights[:, used].tocsr(), groups, genes, column, low_rank=low_rank
+            )
+            rows = evidence.table(
+                {"id": list(profiles.ids)}
+                | {
+                    name: table[name].tolist()
+                    for name in ("section", "donor", "barcode", "x_px", "y_px")
+                }
+            )
+        made.append(
+            Explained(
+                tile=str(opened.obs.index[row]),
+                gene=str(opened.var.index[column]),
+                stored=opened.value(row, column),
+                evidence=evidence,
+                rows=rows,
+                withdrawn=withdrawn,
+            )
+        )
+    return made

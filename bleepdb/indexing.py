@@ -1,0 +1,351 @@
+"""Sections into an atlas: encode each spot, pack its counts, publish the section whole."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bleepdb import names
+from bleepdb.atlas import (
+    CollectionSpec,
+    LiveSection,
+    Manifest,
+    Points,
+    expression_fields,
+    get_panel,
+    point_id,
+    prepare_collection,
+    publish_section,
+    put_panel,
+    vector_crc,
+)
+from bleepdb.encoders import Model, extract
+from bleepdb.errors import EmptyAtlasError, InputError, SectionError
+from bleepdb.files import digest
+from bleepdb.profiles import normalised
+from bleepdb.tissue import open_slide
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from bleepdb.atlas import Atlas, Outcome
+    from bleepdb.panel import Panel
+    from bleepdb.tissue import Section
+
+SPOTS_A_BATCH = 500
+LEAST_SHARED = 0.5  # of the model's panel; below, a profile would say too little
+CODEC_FAMILY = "bdb1"
+MODEL_FOLDER = "model"
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """What became of one section.
+
+    Attributes
+    ----------
+    section, collection
+        Names.
+    outcome
+        Of the commit: status, points written, generation.
+    spots
+        Points that are live.
+    shared
+        Genes that its panel shares with the model's.
+    panel_genes, model_genes
+        Sizes of the two panels.
+    matched_by
+        ``"gene_id"`` or ``"symbol"``.
+    """
+
+    section: str
+    collection: str
+    outcome: Outcome
+    spots: int
+    shared: int
+    panel_genes: int
+    model_genes: int
+    matched_by: str
+
+
+def who() -> str:
+    """Return who runs this, for the manifest's log: user@host."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
+
+
+def model_blobs(model: Model) -> dict[str, bytes]:
+    """Return the documents by which the model travels with a collection."""
+    return {f"{MODEL_FOLDER}/{name}": data for name, data in model.to_blobs().items()}
+
+
+def model_of(atlas: Atlas, collection: str) -> Model:
+    """Return the model that travels with a collection (its backbone loads when it is needed).
+
+    Raises
+    ------
+    EmptyAtlasError
+        If none is stored.
+    """
+    stored = {
+        name.removeprefix(f"{MODEL_FOLDER}/"): data
+        for name in atlas.list_blobs(collection)
+        if name.startswith(f"{MODEL_FOLDER}/")
+        if (data := atlas.get_blob(collection, name)) is not None
+    }
+    if not stored:
+        raise EmptyAtlasError(
+            "no model is stored beside this collection",
+            where=f"{atlas.location}/{collection}",
+            hint="run `bleepdb index` again, or name the model with --model",
+        )
+    return Model.from_blobs(stored)
+
+
+def index_section(
+    section: Section,
+    model: Model,
+    atlas: Atlas,
+    *,
+    fields: Sequence[str] = (),
+    actor: str | None = None,
+    max_upsampling: float = 1.1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Indexed:
+    """Put one section into the collection of its tissue, in place of an earlier revision.
+
+    Parameters
+    ----------
+    section
+        As read, after quality control.
+    model
+        Encodes its tiles and profiles.
+    atlas
+        Where it goes.
+    fields
+        Columns of the sample sheet that go into the payload, and can be filtered. Others stay.
+    actor
+        Who does it; default user@host.
+    max_upsampling
+        As in `bleepdb.tissue.read_tiles`.
+    progress
+        Called with (spots encoded, spots).
+
+    Raises
+    ------
+    SectionError
+        If it has no image, its mpp is unknown, or it shares too few genes with the model.
+    SlideError
+        If spots lie outside the image, or it cannot be read.
+    SpaceMismatchError
+        If the tissue's collection of this space was made otherwise.
+    """
+    found = section.panel.match(model.panel)
+    _check_fit(section, model, len(found))
+    assert section.slide_path is not None  # noqa: S101 - checked just now
+    with open_slide(section.slide_path, mpp=section.known_mpp) as slide:
+        slide_digest = slide.digest
+    revision = digest(
+        "revision", section.digest, slide_digest, model.space_id, CODEC_FAMILY, *sorted(fields)
+    )[:32]
+    collection = names.collection_name(section.tissue, model.space_id)
+    blobs = model_blobs(model)
+    vectors = {names.IMAGE: model.dimension, names.EXPRESSION: model.dimension}
+    manifest = Manifest(
+        collection=collection,
+        tissue=section.tissue,
+        species=section.species,
+        space_id=model.space_id,
+        model_digest=hashlib.sha256(blobs[f"{MODEL_FOLDER}/{names.WEIGHTS_FILE}"]).hexdigest(),
+        key=model.key,
+        vectors=vectors,
+    )
+    spec = CollectionSpec(
+        name=collection,
+        alias=names.alias_name(section.tissue),
+        vectors=vectors,
+        keyword_fields=(*names.KEYWORD_FIELDS, *fields),
+    )
+    present = prepare_collection(atlas, spec, manifest, actor=actor or who())
+    for name, data in blobs.items():
+        if atlas.get_blob(collection, name) != data:
+            atlas.put_blob(collection, name, data)
+    live = LiveSection(
+        section=section.section,
+        revision=revision,
+        spots=len(section),
+        donor=section.donor,
+        digest=section.digest,
+        provenance={
+            "source": section.source.name,
+            "slide": section.slide_path.name,
+            "slide_digest": slide_digest,
+            "slide_mpp": section.slide_mpp,
+            "mpp_source": section.mpp_source,
+            "pitch_um": section.pitch_um,
+            "shared_genes": len(found),
+        },
+    )
+    outcome = publish_section(
+        atlas,
+        collection,
+        live,
+        _points(section, model, atlas, present, live, fields, max_upsampling, progress),
+        actor=actor or who(),
+    )
+    return Indexed(
+        section=section.section,
+        collection=collection,
+        outcome=outcome,
+        spots=len(section),
+        shared=len(found),
+        panel_genes=len(section.panel),
+        model_genes=len(model.panel),
+        matched_by=found.by,
+    )
+
+
+def _check_fit(section: Section, model: Model, shared: int) -> None:
+    if section.slide_path is None:
+        raise SectionError(
+            f"section {section.section} has no image",
+            where=section.source,
+            hint="name the H&E slide in the sheet's image column",
+        )
+    if shared < LEAST_SHARED * len(model.panel):
+        raise SectionError(
+            f"section {section.section} measured {shared} of the model's {len(model.panel)} genes, "
+            f"less than {LEAST_SHARED:.0%}",
+            where=section.source,
+            hint="train a model on sections with this panel",
+        )
+
+
+def check_fields(sections: Sequence[Section], fields: Sequence[str]) -> None:
+    """Check that the listed fields stand in the sheet and may go into a payload.
+
+    Raises
+    ------
+    InputError
+        If a field is reserved, or a section does not have it.
+    """
+    for name in fields:
+        if name in names.RESERVED_FIELDS:
+            raise InputError(f"the field {name!r} is stored anyway", hint="leave it out of --field")
+        lacking = [s.section for s in sections if name not in s.fields]
+        if lacking:
+            raise InputError(
+                f"the sheet has no column {name!r} for section {lacking[0]}",
+                hint="add the column, or leave it out of --field",
+            )
+
+
+def _known_order(
+    atlas: Atlas, collection: str, manifest: Manifest, panel: Panel
+) -> tuple[Panel, NDArray[np.int64]] | None:
+    """Find a stored panel of exactly these genes, and where its genes stand in `panel`."""
+    wanted = set(zip(panel.symbols, panel.gene_ids or ("",) * len(panel), strict=True))
+    for stored_digest in manifest.panels:
+        stored = get_panel(atlas, collection, stored_digest)
+        genes = list(zip(stored.symbols, stored.gene_ids or ("",) * len(stored), strict=True))
+        if len(stored) == len(panel) and set(genes) == wanted:
+            here = {key: i for i, key in enumerate(panel.keys)}
+            return stored, np.array([here[key] for key in stored.keys], dtype=np.int64)
+    return None
+
+
+def stored_panel(
+    atlas: Atlas, collection: str, manifest: Manifest, section: Section
+) -> tuple[Panel, NDArray[np.int64]]:
+    """Return the panel under which a section's counts are stored, and its genes' columns.
+
+    Genes are ordered by falling mean count in the first section that was measured on them, so
+    that the gaps between expressed genes are small numbers; later sections reuse that order.
+    """
+    found = _known_order(atlas, collection, manifest, section.panel)
+    if found is not None:
+        return found
+    means = np.asarray(section.counts.sum(axis=0)).ravel()
+    order = np.argsort(-means, kind="stable").astype(np.int64)
+    return section.panel.take(order), order
+
+
+def model_profiles(section: Section, model: Model) -> NDArray[np.float32]:
+    """Return a section's log1p profiles on the model's panel; NaN for genes it lacks."""
+    found = section.panel.match(model.panel)
+    values = normalised(section.counts, section.panel, model.panel)
+    made = np.full((len(section), len(model.panel)), np.nan, dtype=np.float32)
+    made[:, found.right] = values[:, found.left].toarray()
+    return made
+
+
+def _points(
+    section: Section,
+    model: Model,
+    atlas: Atlas,
+    manifest: Manifest,
+    live: LiveSection,
+    fields: Sequence[str],
+    max_upsampling: float,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[Points]:
+    """Encode the section and yield its points; nothing runs before the first is asked for."""
+    assert section.slide_path is not None  # noqa: S101 - `_check_fit` has seen to it
+    features = extract(
+        section.slide_path,
+        section.xy_px,
+        slide_mpp=section.known_mpp,
+        spec=model.feature_spec,
+        backbone=model.backbone(),
+        max_upsampling=max_upsampling,
+        progress=progress,
+    )
+    image = model.embed_images(features, section.xy_um)
+    expression = model.embed_profiles(model_profiles(section, model))
+    panel, order = stored_panel(atlas, manifest.collection, manifest, section)
+    panel_digest = put_panel(atlas, manifest.collection, panel)
+    counts = section.counts[:, order].tocsr()
+    counts.sort_indices()
+    common: dict[str, Any] = {
+        names.REV: live.revision,
+        names.SECTION: section.section,
+        names.DONOR: section.donor,
+        names.SPECIES: section.species,
+        names.TISSUE: section.tissue,
+        names.ASSAY: section.assay,
+        names.PANEL: panel_digest,
+        **{name: section.fields[name] for name in fields},
+    }
+    for start in range(0, len(section), SPOTS_A_BATCH):
+        spots = range(start, min(start + SPOTS_A_BATCH, len(section)))
+        payloads = []
+        for i in spots:
+            row = slice(counts.indptr[i], counts.indptr[i + 1])
+            vectors = {names.IMAGE: image[i], names.EXPRESSION: expression[i]}
+            payloads.append(
+                common
+                | {
+                    names.BARCODE: str(section.barcodes[i]),
+                    names.X_PX: float(section.xy_px[i, 0]),
+                    names.Y_PX: float(section.xy_px[i, 1]),
+                    names.LIBRARY_TOTAL: int(section.totals[i]),
+                    names.VCRC: vector_crc(vectors),
+                }
+                | expression_fields(counts.indices[row], counts.data[row])
+            )
+        block = slice(spots.start, spots.stop)
+        yield Points(
+            [point_id(section.section, live.revision, str(section.barcodes[i])) for i in spots],
+            {names.IMAGE: image[block], names.EXPRESSION: expression[block]},
+            payloads,
+        )

@@ -1,0 +1,74 @@
+"""Which genes get values."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from bleepdb.errors import GeneError
+from bleepdb.panel import Panel
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bleepdb.atlas import Profiles
+    from bleepdb.encoders import Model
+
+log = logging.getLogger(__name__)
+
+MOST_GENES: Final = 2000
+ALL, PREDICTABLE, MODEL = "all", "predictable", "model"
+
+
+def choose_genes(asked: str | tuple[str, ...] | None, model: Model, profiles: Profiles) -> Panel:
+    """Decide which genes get values; see `QuerySettings.genes`.
+
+    Raises
+    ------
+    GeneError
+        If a named set is not in the card, or none of the names is known.
+    """
+    every = _union(profiles.panels, model.panel)
+    if asked == ALL:
+        return every
+    if asked == MODEL:
+        return model.panel
+    predictable = model.predictable
+    if asked == PREDICTABLE and predictable is None:
+        raise GeneError(
+            "the model's card holds no held-out scores per gene",
+            hint="run `bleepdb evaluate ... --card MODEL` first, or choose other genes",
+        )
+    if isinstance(asked, tuple):
+        places = every.find(asked)
+        known = np.unique(places[places >= 0])
+        if not len(known):
+            shown = ", ".join(asked[:5])
+            raise GeneError(
+                f"none of the {len(asked)} genes asked for ({shown}) was measured in this atlas",
+                hint="use symbols or Ensembl ids of its panel",
+            )
+        for name in [n for n, p in zip(asked, places, strict=True) if p < 0][:20]:
+            log.warning("gene %s is not in this atlas and is left out", name)
+        return every.take(list(dict.fromkeys(places[places >= 0].tolist())))
+    if predictable is not None and predictable.any():
+        best = np.flatnonzero(predictable)
+        return model.panel.take(best[:MOST_GENES])
+    means = model.profile_mean
+    return model.panel.take(np.sort(np.argsort(-means, kind="stable")[:MOST_GENES]))
+
+
+def _union(panels: Sequence[Panel], first: Panel) -> Panel:
+    """All genes of the model's panel, then those that further panels add."""
+    symbols, ids = list(first.symbols), list(first.gene_ids or ("",) * len(first))
+    seen = set(first.keys) | set(first.symbols)
+    for panel in panels:
+        matched = set(first.match(panel).right.tolist())
+        for i, key in enumerate(panel.keys):
+            if i not in matched and key not in seen and panel.symbols[i] not in seen:
+                seen |= {key, panel.symbols[i]}
+                symbols.append(panel.symbols[i])
+                ids.append(panel.gene_ids[i] if panel.gene_ids else "")
+    return Panel(tuple(symbols), tuple(ids))

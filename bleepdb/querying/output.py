@@ -1,0 +1,249 @@
+"""The imputed file: what stands under which key, written block by block, whole or not at all.
+
+The result of a query is W, the weights on named reference spots; values are made from it for the
+genes that were chosen, a block of tiles at a time, so that memory does not grow with the slide.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import scipy.sparse as sp
+
+from bleepdb import names
+from bleepdb.errors import InputError
+from bleepdb.files import whole_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from bleepdb.imputation import Aggregator
+
+FORMAT_VERSION = 1
+ROWS_A_BLOCK = 1024
+CAUTION = (
+    "Imputed values are averages over reference spots; where they are smoothed or projected on few "
+    "components they overstate co-expression and spatial autocorrelation. Research use only."
+)
+
+
+@dataclass(frozen=True)
+class Imputed:
+    """A query's result before any value is made.
+
+    Attributes
+    ----------
+    weights
+        (n, references) CSR float32: W.
+    references
+        One row a reference: id, section, donor, barcode, x_px, y_px, rev.
+    aggregator
+        Makes values of the chosen genes from rows of W.
+    obs, var
+        Tables of tiles and genes, as they are written.
+    xy_px
+        (n, 2) float64 tile centres in level-0 pixels.
+    spatial
+        ``uns["spatial"]``: the thumbnail and scale factors.
+    about
+        ``uns["bleepdb"]`` without the references: run card, settings, atlas and model.
+    neighbour_sd
+        Whether the layer ``neighbor_sd`` is written.
+    """
+
+    weights: sp.csr_matrix
+    references: pd.DataFrame
+    aggregator: Aggregator
+    obs: pd.DataFrame
+    var: pd.DataFrame
+    xy_px: NDArray[np.float64]
+    spatial: dict[str, Any]
+    about: dict[str, Any]
+    neighbour_sd: bool = False
+
+    def __len__(self) -> int:
+        return int(self.weights.shape[0])
+
+    def blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Yield (rows, values (rows, genes) float32) from first to last."""
+        for start in range(0, len(self), ROWS_A_BLOCK):
+            rows = slice(start, min(start + ROWS_A_BLOCK, len(self)))
+            yield rows, self.aggregator.impute(self.weights[rows]).values
+
+    def values(self) -> NDArray[np.float32]:
+        """Return all values, (n, genes) float32."""
+        made = np.empty((len(self), len(self.var)), dtype=np.float32)
+        for rows, block in self.blocks():
+            made[rows] = block
+        return made
+
+    def frame(self) -> ad.AnnData:
+        """Return the AnnData without values: everything but X and layers."""
+        columns, weights = padded_rows(self.weights)
+        return ad.AnnData(
+            obs=self.obs,
+            var=self.var,
+            obsm={
+                names.SPATIAL: self.xy_px,
+                names.NEIGHBOURS_KEY: columns,
+                names.WEIGHTS_KEY: weights,
+            },
+            uns={
+                names.SPATIAL: self.spatial,
+                "log1p": {},
+                names.UNS_KEY: {**self.about, names.REFERENCES_KEY: self.references},
+            },
+        )
+
+    def to_anndata(self) -> ad.AnnData:
+        """Return the whole result in memory."""
+        made = self.frame()
+        made.X = self.values()
+        if self.neighbour_sd:
+            made.layers[names.NEIGHBOUR_SD_LAYER] = self.aggregator.neighbour_sd(self.weights)
+        return made
+
+    def write(
+        self,
+        path: Path,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        still_valid: Callable[[], None] | None = None,
+    ) -> None:
+        """Write an ``.h5ad`` whole, values block by block.
+
+        Parameters
+        ----------
+        path
+            Ends in ``.h5ad``; an existing file is replaced when the new one is complete.
+        progress
+            Called with (tiles done, tiles).
+        still_valid
+            Called last, before the file takes its name; raises where the result no longer holds.
+        """
+        with whole_file(path) as part:
+            self.frame().write_h5ad(part, compression="gzip")
+            with h5py.File(part, "r+") as file:
+                x = self._dataset(file, "X")
+                sd = self._dataset(file, f"layers/{names.NEIGHBOUR_SD_LAYER}", self.neighbour_sd)
+                for rows, block in self.blocks():
+                    x[rows] = block
+                    if sd is not None:
+                        sd[rows] = self.aggregator.neighbour_sd(self.weights[rows])
+                    if progress is not None:
+                        progress(rows.stop, len(self))
+            if still_valid is not None:
+                still_valid()
+
+    def _dataset(self, file: h5py.File, key: str, wanted: bool = True) -> h5py.Dataset:
+        """Make an empty dense array where AnnData will look for it; None where not wanted."""
+        if not wanted:
+            return None
+        if key in file:
+            del file[key]
+        shape = (len(self), len(self.var))
+        chunks = (min(256, max(1, shape[0])), min(256, max(1, shape[1])))
+        made = file.create_dataset(
+            key, shape, "<f4", chunks=chunks, compression="gzip", compression_opts=1, shuffle=True
+        )
+        made.attrs["encoding-type"] = "array"
+        made.attrs["encoding-version"] = "0.2.0"
+        return made
+
+
+def padded_rows(W: sp.csr_matrix) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return the columns and weights of each row side by side, heaviest first.
+
+    Returns
+    -------
+    tuple
+        (n, m) int32 columns, -1 behind the last, and (n, m) float32 weights, 0 there; m is the
+        longest row (at least 1).
+    """
+    lengths = np.diff(W.indptr)
+    width = max(1, int(lengths.max(initial=0)))
+    columns = np.full((W.shape[0], width), -1, dtype=np.int32)
+    weights = np.zeros((W.shape[0], width), dtype=np.float32)
+    rows = np.repeat(np.arange(W.shape[0]), lengths)
+    order = np.lexsort((W.indices, -np.abs(W.data), rows))
+    place = np.arange(W.nnz) - np.repeat(W.indptr[:-1], lengths)
+    columns[rows, place] = W.indices[order]
+    weights[rows, place] = W.data[order]
+    return columns, weights
+
+
+def from_padded(
+    columns: NDArray[np.int32], weights: NDArray[np.float32], n_references: int
+) -> sp.csr_matrix:
+    """Return W from what `padded_rows` made."""
+    there = columns >= 0
+    rows = np.repeat(np.arange(len(columns)), there.sum(axis=1))
+    return sp.csr_matrix(
+        (weights[there], (rows, columns[there])), shape=(len(columns), n_references)
+    )
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An imputed file, read back without its values."""
+
+    path: Path
+    obs: pd.DataFrame
+    var: pd.DataFrame
+    xy_px: NDArray[np.float64]
+    weights: sp.csr_matrix
+    references: pd.DataFrame
+    about: dict[str, Any]
+
+    @property
+    def run_card(self) -> dict[str, Any]:
+        """The run card."""
+        card: dict[str, Any] = json.loads(self.about["run_card"])
+        return card
+
+    def value(self, row: int, gene: int) -> float:
+        """Return the stored value of one gene at one tile."""
+        with h5py.File(self.path, "r") as file:
+            return float(file["X"][row, gene])
+
+
+def open_imputed(path: Path) -> Opened:
+    """Read an imputed ``.h5ad`` but for its values.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, or was not written by `bleepdb query`.
+    """
+    if not path.is_file():
+        raise InputError(
+            "no such file", where=path, hint="give the .h5ad that `bleepdb query` wrote"
+        )
+    try:
+        read = ad.read_h5ad(path, backed="r")
+        obs, var, uns = read.obs, read.var, read.uns
+        obsm = {k: np.asarray(read.obsm[k]) for k in read.obsm}
+        read.file.close()
+    except (OSError, KeyError, ValueError, ad.io.specs.registry.IORegistryError) as error:
+        raise InputError(
+            f"not a readable .h5ad ({str(error).splitlines()[0]})",
+            where=path,
+            hint="run `bleepdb query` again",
+        ) from error
+    if names.UNS_KEY not in uns or names.WEIGHTS_KEY not in obsm:
+        raise InputError(
+            "holds no weights on reference spots", where=path, hint="give a file of `bleepdb query`"
+        )
+    about = dict(uns[names.UNS_KEY])
+    references = about.pop(names.REFERENCES_KEY)
+    weights = from_padded(obsm[names.NEIGHBOURS_KEY], obsm[names.WEIGHTS_KEY], len(references))
+    return Opened(Path(path), obs, var, obsm[names.SPATIAL], weights, references, about)

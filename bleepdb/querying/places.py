@@ -1,0 +1,134 @@
+"""Where a slide is imputed, and what the encoder sees there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bleepdb.encoders import extract
+from bleepdb.tissue import (
+    check_registration,
+    edge_fraction,
+    open_slide,
+    tile_centres,
+    tissue_mask,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from bleepdb.encoders import Model
+    from bleepdb.querying.settings import Query, QuerySettings
+    from bleepdb.tissue import Slide
+
+THUMBNAIL_PX = 2000
+SPOT_OF_PITCH = 0.55  # a Visium spot is 55 µm wide at a pitch of 100 µm
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where is imputed on a slide, and what the encoder saw there.
+
+    Attributes
+    ----------
+    names
+        (n,) str.
+    xy_px
+        (n, 2) float64.
+    slide_mpp
+        Microns per level-0 pixel.
+    diameter_px
+        Size at which a viewer draws a place.
+    features
+        (n, F) float32.
+    edge
+        (n,) share of the widest field that lies outside the image.
+    thumbnail, thumbnail_scale
+        (h, w, 3) uint8, and its pixels per level-0 pixel.
+    slide_digest
+        Digest of the slide's content.
+    warnings
+        Sentences to show.
+    """
+
+    names: NDArray[np.str_]
+    xy_px: NDArray[np.float64]
+    slide_mpp: float
+    diameter_px: float
+    features: NDArray[np.float32]
+    edge: NDArray[np.float64]
+    thumbnail: NDArray[np.uint8]
+    thumbnail_scale: float
+    slide_digest: str
+    warnings: tuple[str, ...] = field(default=())
+
+
+def see(
+    query: Query,
+    model: Model,
+    settings: QuerySettings,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Places:
+    """Find the places of a slide and compute their features.
+
+    Raises
+    ------
+    SlideError
+        If the slide cannot be read, its mpp is unknown, spots lie outside it or none is on
+        tissue.
+    """
+    pitch_um = model.pitch_um
+    stride_um = settings.stride_um or pitch_um
+    with open_slide(query.slide_path, mpp=query.slide_mpp) as slide:
+        mpp = slide.known_mpp
+        labels, xy_px, warnings = _where(slide, query, model, settings, stride_um)
+        geometry = model.feature_spec.geometry
+        edge = edge_fraction(xy_px, slide.size_px, max(geometry.scales_um) / mpp)
+        thumbnail = slide.thumbnail(THUMBNAIL_PX)
+        slide_digest = slide.digest
+        scale = thumbnail.shape[1] / slide.size_px[0]
+    features = extract(
+        query.slide_path,
+        xy_px,
+        slide_mpp=mpp,
+        spec=model.feature_spec,
+        backbone=model.backbone(),
+        max_upsampling=settings.max_upsampling,
+        progress=progress,
+    )
+    return Places(
+        names=labels,
+        xy_px=xy_px,
+        slide_mpp=mpp,
+        diameter_px=(stride_um if query.spots is None else SPOT_OF_PITCH * pitch_um) / mpp,
+        features=features,
+        edge=edge,
+        thumbnail=thumbnail,
+        thumbnail_scale=scale,
+        slide_digest=slide_digest,
+        warnings=warnings,
+    )
+
+
+def _where(
+    slide: Slide, query: Query, model: Model, settings: QuerySettings, stride_um: float
+) -> tuple[NDArray[np.str_], NDArray[np.float64], tuple[str, ...]]:
+    """Names and centres of the places, and what to warn of."""
+    if query.spots is not None:
+        checked = check_registration(query.spots.xy_px, slide)
+        said = () if checked.warning is None else (checked.warning,)
+        return query.spots.names, query.spots.xy_px, said
+    xy_px = tile_centres(
+        tissue_mask(slide),
+        size_px=slide.size_px,
+        slide_mpp=slide.known_mpp,
+        stride_um=stride_um,
+        tile_um=min(model.feature_spec.geometry.scales_um),
+        min_tissue=settings.min_tissue,
+    )
+    return np.array([f"tile-{i}" for i in range(len(xy_px))]), xy_px, ()

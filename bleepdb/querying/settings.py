@@ -1,0 +1,111 @@
+"""What is asked: the slide, and how its neighbours are found and averaged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from bleepdb.errors import InputError
+from bleepdb.imputation import METHODS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bleepdb.tissue import Spots
+
+LOCAL: Final = "local"
+QUERY_METHODS: Final = (*METHODS, LOCAL)
+
+
+@dataclass(frozen=True)
+class QuerySettings:
+    """How neighbours are found and averaged. None means: what the model's card says.
+
+    Attributes
+    ----------
+    method
+        ``softmax``, ``simple``, ``average``, ``weighted`` or ``local``.
+    k
+        Neighbours a place.
+    temperature
+        Of the softmax.
+    ridge
+        Penalty of ``local``, as `bleepdb.imputation.local_weights` says.
+    smoothing
+        Share of adjacent places; 0 for none.
+    denoise
+        Whether the model's low-rank map is used.
+    exclude_donors, exclude_sections
+        Whose spots are not searched.
+    genes
+        ``"predictable"``, ``"model"``, ``"all"``, or names; None: those the card calls
+        predictable, else the highest expressed ones, `MOST_GENES` at most.
+    neighbour_sd
+        Whether the spread among neighbours is written too.
+    stride_um
+        Distance of tiles where no spots are given; default the training pitch.
+    min_tissue
+        Least share of tissue in a tile.
+    max_upsampling
+        As in `bleepdb.tissue.read_tiles`.
+    """
+
+    method: str | None = None
+    k: int | None = None
+    temperature: float | None = None
+    ridge: float = 1.0
+    smoothing: float | None = None
+    denoise: bool = True
+    exclude_donors: tuple[str, ...] = ()
+    exclude_sections: tuple[str, ...] = ()
+    genes: str | tuple[str, ...] | None = None
+    neighbour_sd: bool = False
+    stride_um: float | None = None
+    min_tissue: float = 0.5
+    max_upsampling: float = 1.1
+
+    def __post_init__(self) -> None:
+        if self.method is not None and self.method not in QUERY_METHODS:
+            raise InputError(
+                f"unknown method {self.method!r}", hint=f"choose one of {', '.join(QUERY_METHODS)}"
+            )
+        if self.k is not None and self.k < 1:
+            raise InputError(f"{self.k} neighbours", hint="ask for 1 or more")
+        if self.temperature is not None and not self.temperature > 0:
+            raise InputError(f"temperature {self.temperature:g}", hint="give a positive number")
+        if not self.ridge > 0:
+            raise InputError(f"ridge {self.ridge:g}", hint="give a positive number")
+        if self.smoothing is not None and not 0 <= self.smoothing <= 1:
+            raise InputError(f"smoothing {self.smoothing:g}", hint="give a share from 0 to 1")
+
+
+@dataclass(frozen=True)
+class Query:
+    """A slide to impute.
+
+    Attributes
+    ----------
+    slide_path
+        The H&E image.
+    slide_mpp
+        Microns per level-0 pixel; None: what the slide itself says.
+    spots
+        Where to impute; None: a grid over the tissue.
+    library_id
+        Name of the slide in the output; default its file name.
+    donor
+        Whose slide it is, where known: excluded from the search, and compared with the training
+        donors.
+    """
+
+    slide_path: Path
+    slide_mpp: float | None = None
+    spots: Spots | None = None
+    library_id: str | None = None
+    donor: str | None = None
+
+    @property
+    def library(self) -> str:
+        """The name, without characters that file formats object to."""
+        text = self.library_id or self.slide_path.stem
+        return "".join(c if c.isalnum() or c in "._-" else "_" for c in text) or "slide"
