@@ -1,8 +1,9 @@
 """Made tissue with a known truth, for the demo and the tests."""
 
+from bleepdb.simulation.on_disk import write
+from bleepdb.simulation.sections import SimulatedSection, Simulation, simulate
 from bleepdb.simulation.settings import SimulationSettings
-from bleepdb.simulation.simulate import SimulatedSection, Simulation, simulate
-from bleepdb.simulation.write import Truth, ceiling, read_truth, write
+from bleepdb.simulation.truth import Truth, ceiling, read_truth
 
 __all__ = [
     "SimulatedSection",

@@ -51,4 +51,4 @@ def texture(
     fx = np.fft.rfftfreq(size)[None, :]
     spectrum *= np.exp(-2 * np.pi**2 * ((sigma_y * fy) ** 2 + (sigma_x * fx) ** 2))
     made = np.fft.irfft2(spectrum, s=(size, size))
-    return ((made - made.mean()) / made.std()).astype(np.float32)
+    return np.asarray((made - made.mean()) / made.std(), dtype=np.float32)

@@ -41,7 +41,7 @@ def make_glands(settings: SimulationSettings, rng: np.random.Generator) -> NDArr
     for size, step in enumerate(SIZE_STEPS):
         for shape in range(SHAPES):
             waves = rng.normal(0, 0.08, 3), rng.uniform(0, 2 * np.pi, 3)
-            outer = OUTER_UM * np.exp(rng.normal(0, 0.08)) * (1 + 0.04 * step)
+            outer = OUTER_UM * np.exp(rng.normal(0, 0.13)) * (1 + 0.04 * step)
             inner = outer * np.clip(0.40 + 0.10 * step, 0.12, 0.66)
             far = np.hypot(x, y) / _wavy(angle, waves)
             within = np.clip((outer - far) / mpp + 0.5, 0, 1)
@@ -87,7 +87,7 @@ def press_glands(
     numpy.ndarray
         (3, size_px, size_px) float32: share of the ground displaced, and what the walls add.
     """
-    at = lattice(settings.field_um, settings.gland_spacing_um, rng, jitter=0.07)
+    at = lattice(settings.field_um, settings.gland_spacing_um, rng, jitter=0.10)
     fits = (layout.at(layout.inside, at) > OUTER_UM) & (layout.at(layout.labels, at) == GLAND)
     at = at[fits]
     secretion = layout.at(layout.gradients[SECRETION], at)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bleepdb.simulation.settings import SimulationSettings
+
+Number = TypeVar("Number", np.float32, np.uint8)
 
 CELL_UM = 8.0
 TUMOUR, STROMA = COMPARTMENTS.index("tumour"), COMPARTMENTS.index("stroma")
@@ -49,8 +51,8 @@ class Layout:
         """(n, n), where there is tissue."""
         return self.inside > 0
 
-    def at(self, field: NDArray[np.float32], xy_um: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Values of a field of the grid at places, from the nearest cell."""
+    def at(self, field: NDArray[Number], xy_um: NDArray[np.float64]) -> NDArray[Number]:
+        """Values of a field of the grid at places (n, 2), from the nearest cell."""
         cells = np.clip((xy_um / CELL_UM).astype(np.int64), 0, field.shape[-1] - 1)
         return field[..., cells[:, 1], cells[:, 0]]
 
@@ -93,7 +95,7 @@ def _outline(n: int, rng: np.random.Generator) -> NDArray[np.float32]:
     power = rng.uniform(2.2, 3.4)
     from_centre = (np.abs(x) ** power + np.abs(y) ** power) ** (1 / power)
     rough = 0.012 * smooth_field(rng, (n, n), 3.0)
-    return ((radius + rough - from_centre) * (n * CELL_UM / 2)).astype(np.float32)
+    return np.asarray((radius + rough - from_centre) * (n * CELL_UM / 2), dtype=np.float32)
 
 
 def _partition(
@@ -105,7 +107,7 @@ def _partition(
     for _ in range(60):
         got = np.bincount((seen + offsets[:, None]).argmax(axis=0), minlength=len(shares))
         offsets += 0.25 * np.log(shares / np.maximum(got / seen.shape[1], 1e-3)).astype(np.float32)
-    return (regions + offsets[:, None, None]).argmax(axis=0).astype(np.uint8)
+    return np.asarray((regions + offsets[:, None, None]).argmax(axis=0), dtype=np.uint8)
 
 
 def _fibres(n: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

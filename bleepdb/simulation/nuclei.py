@@ -85,14 +85,15 @@ def _draw(
     if radius:
         radius *= factor**0.5
         wide = np.hypot(u / (radius * 1.05), v / (radius * 0.92)) / (1 + 1.5 * bumps)
-        plasm = np.clip((1 - wide) / 0.18, 0, 1) * (1 - body)
+        plasm = np.clip((1 - wide) / 0.45, 0, 1) * (1 - body)
         h, e = h + cyto_h * plasm, e + cyto_e * plasm
     both = np.stack([h, e])
-    return both.reshape(2, side, OVERSAMPLE, side, OVERSAMPLE).mean(axis=(2, 4)).astype(np.float32)
+    fine = both.reshape(2, side, OVERSAMPLE, side, OVERSAMPLE)
+    return np.asarray(fine.mean(axis=(2, 4)), dtype=np.float32)
 
 
 def lattice(
-    size_um: float, spacing_um: float, rng: np.random.Generator, jitter: float = 0.28
+    size_um: float, spacing_um: float, rng: np.random.Generator, jitter: float = 0.24
 ) -> NDArray[np.float64]:
     """Jittered hexagonal lattice over a square; (n, 2) places (x, y) in µm."""
     rows = int(size_um / (spacing_um * 0.866))
@@ -134,7 +135,7 @@ def press(
 ) -> None:
     """Add stamps (n, layers, side, side) to (layers, height, width), centred at (n, 2) pixels.
 
-    Stamps that would cross the edge are left out.
+    Stamps that would cross the edge are left out. The layers must be contiguous in memory.
     """
     side = stamps.shape[-1]
     height, width = layers.shape[1:]

@@ -80,7 +80,9 @@ class Programmes:
         """
         made = np.zeros((len(shares), len(self.symbols)))
         for c in range(shares.shape[1]):
-            inside = np.exp(self.level + self.compartment[c] + gradients[:, c] @ self.gradient)
+            # einsum, since a BLAS product may differ in its last bit with the number of threads
+            along = np.einsum("sk,kg->sg", gradients[:, c], self.gradient)
+            inside = np.exp(self.level + self.compartment[c] + along)
             inside /= inside.sum(axis=1, keepdims=True)
             made += (shares[:, c] * rna[c])[:, None] * inside
         amount = made.sum(axis=1)

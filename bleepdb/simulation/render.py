@@ -82,12 +82,12 @@ def render(
     Beer-Lambert law with the donor's stain vectors, blurred, and given sensor noise.
     """
     size = round(settings.field_um / settings.mpp)
-    glands = press_glands(settings, layout, palette.glands, size, rng)
-    stains = np.zeros((2, size, size), dtype=np.float32)
-    start = rng.integers(TEXTURE_PX, size=(6, 2))
+    layers = press_glands(settings, layout, palette.glands, size, rng)
+    displaced, stains = layers[0], layers[1:]
+    start = rng.integers(TEXTURE_PX, size=(5, 2))
     for rows in _strips(size):
-        _ground(settings, layout, palette, start, rows, stains[:, rows], glands[:, rows])
-    press_cells(settings, layout, palette.banks, glands[0], stains, rng)
+        _add_ground(settings, layout, palette, start, rows, displaced[rows], stains[:, rows])
+    press_cells(settings, layout, palette.banks, displaced, stains, rng)
     clear = np.empty((size, size, 3), dtype=np.uint8)
     for rows in _strips(size):
         unevenness = np.stack([_zoom(f, settings, size, rows) for f in layout.stain])
@@ -113,7 +113,7 @@ def _tile(
     """Cut rows of a periodic texture that begins at `start`."""
     down = (np.arange(rows.start, rows.stop) + start[0]) & WRAP
     right = (np.arange(width) + start[1]) & WRAP
-    return field[down[:, None], right]
+    return np.asarray(field[down[:, None], right])
 
 
 def _zoom(
@@ -121,24 +121,22 @@ def _zoom(
 ) -> NDArray[np.float32]:
     """Bilinear rows of a field of the coarse grid, at the image's pixels."""
     scale = settings.mpp / CELL_UM
-    box = (0.0, rows.start * scale, min(size * scale, field.shape[1]), rows.stop * scale)
-    box = (*box[:3], min(box[3], float(field.shape[0])))
-    made = Image.fromarray(field).resize(
-        (size, rows.stop - rows.start), Image.Resampling.BILINEAR, box=box
-    )
-    return np.asarray(made)
+    last = float(field.shape[0])
+    box = (0.0, rows.start * scale, min(size * scale, last), min(rows.stop * scale, last))
+    shape = (size, rows.stop - rows.start)
+    return np.asarray(Image.fromarray(field).resize(shape, Image.Resampling.BILINEAR, box=box))
 
 
-def _ground(
+def _add_ground(
     settings: SimulationSettings,
     layout: Layout,
     palette: Palette,
     start: NDArray[np.int64],
     rows: slice,
+    displaced: NDArray[np.float32],
     stains: NDArray[np.float32],
-    glands: NDArray[np.float32],
 ) -> None:
-    """Fill rows of the stains with what lies between the nuclei."""
+    """Add to rows of the stains what lies between the nuclei, outside the glands."""
     size = stains.shape[-1]
     scale = settings.mpp / CELL_UM
     ragged = _tile(palette.ragged, start[0], rows, size)
@@ -164,17 +162,16 @@ def _ground(
     fibres = np.array([c.fibres for c in parts], dtype=np.float32)[labels]
     grains = np.array([c.grain for c in parts], dtype=np.float32)[labels]
     # Loose tissue is torn by clefts between its bundles; fibrous tissue is dense and coarse.
-    cleft = np.clip((bundles + 1.15 + 0.35 * fibrosis + 0.3 * wisps) / 0.5, 0, 1)
+    cleft = np.clip((bundles + 1.45 + 0.35 * fibrosis + 0.3 * wisps) / 0.5, 0, 1)
     weave = 0.35 * wisps + (0.30 + 0.12 * fibrosis) * bundles
     fibrous = np.maximum(1 + weave, 0.2) * cleft
     rough = np.maximum(1 + 0.25 * grain + 0.45 * grains * fine * (1 + 0.5 * grain), 0.05)
     texture_e = (1 + fibres * (fibrous - 1)) * rough
     texture_h = (1 + fibres * (cleft - 1)) * (1 + grains * 0.5 * (ragged * 0.6 + grain * 0.4))
-    left = tissue * (1 - glands[0])
+    left = tissue * (1 - displaced)
     for stain, look in enumerate((np.maximum(texture_h, 0), texture_e)):
         level = np.array([c.ground[stain] for c in parts], dtype=np.float32)[labels]
-        np.multiply(level * look, left, out=stains[stain])
-        stains[stain] += glands[1 + stain]
+        stains[stain] += level * look * left
 
 
 def _light(stains: NDArray[np.float32], donor: Donor) -> NDArray[np.float32]:

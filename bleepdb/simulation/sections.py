@@ -84,7 +84,10 @@ def simulate(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Simulation:
-    """Make the sections. The same settings and seed give the same bytes.
+    """Make the sections.
+
+    The same settings and seed give the same bytes (on one machine with one set of libraries;
+    another processor may round an exponential otherwise).
 
     Parameters
     ----------
