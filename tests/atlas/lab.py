@@ -150,9 +150,9 @@ def publish_for_ever(folder: str, start: int) -> None:
         for version in range(start, 10_000):
             name = f"S{version % KILL_SECTIONS}"
             made = section(name, version, spots=KILL_SPOTS, batch=100)
-            print(f"begin {name} {version}", flush=True)
+            print(f"begin {name} {version}", flush=True)  # noqa: T201 - the parent reads it
             publish_section(atlas, COLLECTION, *made, actor="child")
-            print(f"done {name} {version}", flush=True)
+            print(f"done {name} {version}", flush=True)  # noqa: T201 - the parent reads it
 
 
 if __name__ == "__main__":
