@@ -51,6 +51,23 @@ class Explained:
     rows: list[dict[str, Any]]
     withdrawn: tuple[str, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object of this value; NaN becomes null."""
+        rows = [{k: _plain(v) for k, v in row.items()} for row in self.rows]
+        return {
+            "tile": self.tile,
+            "gene": self.gene,
+            "stored": _plain(self.stored),
+            "recomputed": None if self.evidence is None else _plain(self.evidence.value),
+            "formula": None if self.evidence is None else self.evidence.formula,
+            "neighbours": rows,
+            "withdrawn": list(self.withdrawn),
+        }
+
+
+def _plain(value: object) -> object:
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
 
 def find_tile(opened: Opened, *, at: tuple[float, float] | None, tile: str | None) -> int:
     """Return the row of a tile named by its name, its number, or a place (x, y) in level-0 px.

@@ -70,6 +70,12 @@ class Imputed:
     about: dict[str, Any]
     neighbour_sd: bool = False
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the run card says of the run: atlas, generation, settings, warnings."""
+        facts: dict[str, Any] = json.loads(self.about["run_card"])["facts"]
+        return facts
+
     def __len__(self) -> int:
         return int(self.weights.shape[0])
 

@@ -170,7 +170,7 @@ def check_unchanged(atlas: Atlas, imputed: Imputed) -> None:
     AtlasError
         If a section that answers was replaced or retracted meanwhile.
     """
-    facts = json.loads(imputed.about["run_card"])["facts"]
+    facts = imputed.facts
     live = atlas.read_manifest(facts["collection"]).revisions
     gone = sorted(set(imputed.references["rev"]) - live)
     if gone:

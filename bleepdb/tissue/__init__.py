@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bleepdb.tissue.check import Registration, check_registration
     from bleepdb.tissue.geometry import TileGeometry
     from bleepdb.tissue.grid import tile_centres
+    from bleepdb.tissue.loading import Loaded, load_section
     from bleepdb.tissue.mask import TissueMask, tissue_mask
     from bleepdb.tissue.qc import SpotQC, spot_qc
     from bleepdb.tissue.readers.dispatch import read_section
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from bleepdb.tissue.tiles import edge_fraction, read_tiles
 
 _HOMES = {
+    "Loaded": "loading",
     "Registration": "check",
     "Section": "section",
     "SheetRow": "sheet",
@@ -34,6 +36,7 @@ _HOMES = {
     "TissueMask": "mask",
     "check_registration": "check",
     "edge_fraction": "tiles",
+    "load_section": "loading",
     "open_slide": "slides",
     "read_section": "readers.dispatch",
     "read_sheet": "sheet",
@@ -45,6 +48,7 @@ _HOMES = {
     "tissue_mask": "mask",
 }
 __all__ = [
+    "Loaded",
     "Registration",
     "Section",
     "SheetRow",
@@ -55,6 +59,7 @@ __all__ = [
     "TissueMask",
     "check_registration",
     "edge_fraction",
+    "load_section",
     "open_slide",
     "read_section",
     "read_sheet",

@@ -1,0 +1,118 @@
+"""`bleepdb index`: sections into an atlas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .inputs import (
+    AtlasOption,
+    DonorOption,
+    ImageOption,
+    LockTimeoutOption,
+    MinCountsOption,
+    MinGenesOption,
+    SectionOption,
+    SheetArgument,
+    SlideMppOption,
+    TissueOption,
+    load_all,
+    rows_of,
+    without,
+)
+from .render import bar, note, out, print_json, table
+
+
+def index(
+    sheet: SheetArgument,
+    atlas: AtlasOption,
+    model: Annotated[
+        Path, typer.Option("--model", help="Folder of the trained model.", show_default=False)
+    ],
+    field: Annotated[
+        list[str] | None,
+        typer.Option("--field", help="A sheet column to store and filter by (repeatable)."),
+    ] = None,
+    exclude_section: Annotated[
+        list[str] | None, typer.Option("--exclude-section", help="Leave a section out.")
+    ] = None,
+    exclude_donor: Annotated[
+        list[str] | None, typer.Option("--exclude-donor", help="Leave a donor out.")
+    ] = None,
+    section: SectionOption = None,
+    donor: DonorOption = None,
+    tissue: TissueOption = None,
+    image: ImageOption = None,
+    slide_mpp: SlideMppOption = None,
+    min_counts: MinCountsOption = 10,
+    min_genes: MinGenesOption = 5,
+    allow_upsampling: Annotated[
+        bool, typer.Option("--allow-upsampling", help="Enlarge tiles beyond 10%.")
+    ] = False,
+    lock_timeout: LockTimeoutOption = 10.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+) -> None:
+    """Grow an atlas: encode each spot and publish each section whole.
+
+    A section that is already live is left alone; a changed one replaces its earlier revision in
+    one step. Sections of one tissue share a collection.
+    """
+    from bleepdb.atlas import open_atlas
+    from bleepdb.encoders import load_model
+    from bleepdb.indexing import check_fields, index_section
+
+    rows = without(
+        rows_of(sheet, section=section, donor=donor, tissue=tissue, image=image),
+        sections=exclude_section or (),
+        donors=exclude_donor or (),
+        where=sheet,
+    )
+    trained = load_model(model)
+    sections = load_all(rows, slide_mpp=slide_mpp, min_counts=min_counts, min_genes=min_genes)
+    check_fields(sections, field or ())
+    done = []
+    with open_atlas(atlas, create=True, lock_timeout=lock_timeout) as place:
+        for one in sections:
+            with bar(f"indexing {one.section}") as move:
+                done.append(
+                    index_section(
+                        one,
+                        trained,
+                        place,
+                        fields=field or (),
+                        max_upsampling=float("inf") if allow_upsampling else 1.1,
+                        progress=move,
+                    )
+                )
+        for name in sorted({entry.collection for entry in done}):
+            place.optimize(name)
+    if as_json:
+        print_json(
+            [
+                {
+                    "section": e.section, "collection": e.collection, "status": e.outcome.status,
+                    "spots": e.spots, "generation": e.outcome.generation,
+                    "shared_genes": e.shared, "model_genes": e.model_genes,
+                }
+                for e in done
+            ]
+        )  # fmt: skip
+        return
+    columns = ("section", "status", "spots", "genes shared", "scaled on", "generation")
+    lines = [
+        (
+            e.section,
+            e.outcome.status,
+            str(e.spots),
+            f"{e.shared}/{e.model_genes} by {e.matched_by}",
+            "the model's panel" if e.shared == e.model_genes else f"{e.shared} shared genes",
+            str(e.outcome.generation),
+        )
+        for e in done
+    ]
+    out.print(
+        table(f"Atlas {atlas}, {', '.join(sorted({e.collection for e in done}))}", columns, lines)
+    )
+    note(f"next: bleepdb query SLIDE --atlas {atlas} --tissue {sections[0].tissue} --out out.h5ad")

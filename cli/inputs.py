@@ -1,0 +1,159 @@
+"""What several commands take: sections by sheet or by path, atlas locations, gene lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bleepdb.errors import InputError
+
+from .render import bar, log, note, table, warn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bleepdb.tissue import Loaded, Section, SheetRow
+
+SHEET_SUFFIXES = (".csv", ".tsv", ".txt")
+
+SheetArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="Sample sheet (CSV/TSV), or one section: an .h5ad, a Space Ranger outs folder, or "
+        "legacy ST counts (.tsv.gz).",
+        show_default=False,
+    ),
+]
+SlideMppOption = Annotated[
+    float | None,
+    typer.Option("--slide-mpp", help="Microns per level-0 pixel, where files do not say."),
+]
+AtlasOption = Annotated[
+    str,
+    typer.Option(
+        "--atlas", envvar="BLEEPDB_ATLAS", help="Folder of the atlas.", show_default=False
+    ),
+]
+LockTimeoutOption = Annotated[
+    float, typer.Option("--lock-timeout", help="Seconds to wait for another process's lock.")
+]
+SectionOption = Annotated[
+    str | None, typer.Option("--section", help="Name of the section, where no sheet is given.")
+]
+DonorOption = Annotated[
+    str | None, typer.Option("--donor", help="Its donor, where no sheet is given.")
+]
+TissueOption = Annotated[
+    str | None, typer.Option("--tissue", help="Its tissue, where no sheet is given.")
+]
+ImageOption = Annotated[
+    str | None,
+    typer.Option("--image", help="Its H&E image (or `hires`), where no sheet is given."),
+]
+MinCountsOption = Annotated[int, typer.Option("--min-counts", help="Least counts of a spot.")]
+MinGenesOption = Annotated[int, typer.Option("--min-genes", help="Least genes of a spot.")]
+
+
+def rows_of(
+    path: Path,
+    *,
+    section: str | None = None,
+    donor: str | None = None,
+    tissue: str | None = None,
+    image: str | None = None,
+) -> list[SheetRow]:
+    """Read a sheet, or make the one row of a section that is given by its path."""
+    from bleepdb.tissue import read_sheet, row_for
+
+    if not path.exists():
+        raise InputError("no such file or folder", where=path, hint="check the path")
+    if path.is_file() and path.suffix.lower() in SHEET_SUFFIXES:
+        return read_sheet(path)
+    if donor is None or tissue is None:
+        raise InputError(
+            "a section without a sheet needs a donor and a tissue",
+            where=path,
+            hint="pass --donor and --tissue, or write a sample sheet",
+        )
+    return [row_for(path, section=section, donor=donor, tissue=tissue, image=image)]
+
+
+def without(
+    rows: Sequence[SheetRow], *, sections: Sequence[str], donors: Sequence[str], where: Path
+) -> list[SheetRow]:
+    """Leave out sections and donors by name; a name that is not there is an error."""
+    for what, asked, known in (
+        ("section", sections, {r.section for r in rows}),
+        ("donor", donors, {r.donor for r in rows}),
+    ):
+        for name in asked:
+            if name not in known:
+                raise InputError(
+                    f"no {what} {name!r} to exclude",
+                    where=where,
+                    hint=f"there is {', '.join(sorted(known))}",
+                )
+    left = [r for r in rows if r.section not in sections and r.donor not in donors]
+    if not left:
+        raise InputError("no section is left", where=where, hint="exclude less")
+    return left
+
+
+def load_all(
+    rows: Sequence[SheetRow], *, slide_mpp: float | None, min_counts: int, min_genes: int
+) -> list[Section]:
+    """Read all sections, show what their spots hold, and warn of what is odd."""
+    from bleepdb.tissue import load_section
+
+    loaded: list[Loaded] = []
+    with bar("reading sections") as move:
+        for done, row in enumerate(rows):
+            move(done, len(rows))
+            loaded.append(
+                load_section(row, slide_mpp=slide_mpp, min_counts=min_counts, min_genes=min_genes)
+            )
+        move(len(rows), len(rows))
+    show_quality(loaded)
+    return [entry.section for entry in loaded]
+
+
+def show_quality(loaded: Sequence[Loaded]) -> None:
+    """Show the spots of each section as a table on stderr."""
+    columns = ("section", "donor", "spots", "counts", "genes", "MT", "µm/px", "from", "on tissue")
+    lines = []
+    for entry in loaded:
+        section, qc = entry.section, entry.qc
+        lines.append(
+            (
+                section.section,
+                section.donor,
+                f"{qc.kept}/{qc.spots}",
+                f"{qc.counts[1]:,.0f}",
+                f"{qc.genes[1]:,.0f}",
+                "-" if qc.mitochondrial is None else f"{qc.mitochondrial:.1%}",
+                "-" if section.slide_mpp is None else f"{section.slide_mpp:.3f}",
+                section.mpp_source or "-",
+                "-" if entry.on_tissue is None else f"{entry.on_tissue:.0%}",
+            )
+        )
+    log.print(table("Spots (kept of those under tissue; medians)", columns, lines))
+    for entry in loaded:
+        for reason, number in entry.qc.dropped.items():
+            note(f"{entry.section.section}: {number} spots dropped ({reason})")
+        for text in (*entry.section.notes, *entry.warnings):
+            warn(f"{entry.section.section}: {text}")
+
+
+def genes_asked(value: str | None) -> str | tuple[str, ...] | None:
+    """Turn --genes into a set's name, or the names in a file or in a comma-separated list."""
+    from bleepdb.panel import read_gene_list
+
+    if value is None or value in ("all", "predictable", "model"):
+        return value
+    if Path(value).is_file():
+        return tuple(read_gene_list(Path(value)))
+    if "/" in value or value.endswith((".txt", ".csv", ".tsv")):
+        raise InputError("no such gene list", where=value, hint="check the path")
+    return tuple(name.strip() for name in value.split(",") if name.strip())
