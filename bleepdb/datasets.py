@@ -128,6 +128,8 @@ def _fetch(url: str, path: Path, sha256: str) -> None:
                 )
     except (urllib.error.URLError, TimeoutError, OSError) as error:
         reason = getattr(error, "reason", error)
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         raise InputError(
             f"the her2st sections are not in reach: {MATERIAL_VARIABLE} and ../shared/data hold "
             f"none, and fetching them failed ({reason})",
