@@ -142,8 +142,9 @@ def _add_ground(
     ragged = _tile(palette.ragged, start[0], rows, size)
     fine = _tile(palette.clumps, start[1], rows, size)
     last = layout.labels.shape[0] - 1
-    row = (np.arange(rows.start, rows.stop)[:, None] + 0.5 + 4.0 * ragged / settings.mpp) * scale
-    column = (np.arange(size) + 0.5 + 4.0 * fine / settings.mpp) * scale
+    middle = np.arange(size, dtype=np.float32) + 0.5
+    row = (middle[rows, None] + 4.0 / settings.mpp * ragged) * scale
+    column = (middle + 4.0 / settings.mpp * fine) * scale
     labels = layout.labels[
         np.clip(row.astype(np.int32), 0, last), np.clip(column.astype(np.int32), 0, last)
     ]

@@ -24,7 +24,7 @@ def tile_colours(section, mpp, field_um):
     for x, y in section.xy_px:
         rows = slice(max(0, round(y - half)), round(y + half))
         columns = slice(max(0, round(x - half)), round(x + half))
-        made.append(section.image[rows, columns].mean(axis=(0, 1)))
+        made.append(section.image[rows, columns][::2, ::2].mean(axis=(0, 1)))
     return np.array(made)
 
 
