@@ -130,7 +130,8 @@ def row_for(
     path
         Counts. Relative paths start at the working folder.
     section
-        Name of the section; by default the path's name without its endings.
+        Name of the section; by default the path's name without its endings (the parent's, for
+        ``outs``).
     image
         The H&E image, or ``"hires"``.
 
@@ -139,8 +140,10 @@ def row_for(
     InputError
         With all faults.
     """
+    path = Path(path)
+    named_by = path.parent if path.name == "outs" else path
     cells = {
-        names.SECTION: Path(path).name.split(".")[0] if section is None else section,
+        names.SECTION: named_by.name.split(".")[0] if section is None else section,
         names.DONOR: donor,
         names.TISSUE: tissue,
         names.SPECIES: species,

@@ -26,6 +26,8 @@ ANISOTROPY: Final = 0.05
 """Pixels whose sides differ by more than this share are refused: tiles are square in µm."""
 OPAQUE_MODES: Final = frozenset({"1", "L", "RGB", "CMYK", "YCbCr", "RGBX"})
 ALPHA_MODES: Final = frozenset({"LA", "RGBA", "P", "PA"})
+PLAIN_FORMATS: Final = ("JPEG", "PNG", "TIFF", "JPEG2000", "WEBP", "BMP")
+"""What PIL is asked to try: it has stubs that take other files (HDF5 among them) for images."""
 _PIL_LIMIT = threading.Lock()
 
 __all__ = ["OpenSlideFile", "PlainImage", "Slide", "open_slide"]
@@ -213,6 +215,6 @@ def _opened(path: Path) -> Image.Image:
         before = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
         try:
-            return Image.open(path)
+            return Image.open(path, formats=PLAIN_FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = before

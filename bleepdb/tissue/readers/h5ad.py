@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from anndata._io.specs.registry import IORegistryError  # anndata has no public name for it
 from anndata.io import read_elem
 
 from bleepdb import names
@@ -172,7 +173,15 @@ def _element(handle: h5py.File, key: str, path: Path) -> Any:  # noqa: ANN401 - 
             where=path,
             hint="read and write the file with a current anndata",
         )
-    return read_elem(item)
+    try:
+        return read_elem(item)
+    except IORegistryError as error:
+        said = str(error).splitlines()[0][:160]
+        raise SectionError(
+            f"{key} is written in a way that this anndata does not know ({said})",
+            where=path,
+            hint="install a newer anndata, or fetch the file again if it is damaged",
+        ) from error
 
 
 def _frame(handle: h5py.File, key: str, path: Path) -> pd.DataFrame:
