@@ -192,7 +192,12 @@ class Manifest:
             "generation": self.generation,
             "log": [{"who": e.who, "when": e.when, "what": e.what} for e in self.log],
         }
-        made = {**document, "checksum": digest("manifest", canonical_json(document))}
+        try:
+            made = {**document, "checksum": digest("manifest", canonical_json(document))}
+        except (TypeError, ValueError) as error:  # what is no JSON, in a provenance
+            raise AtlasError(
+                f"a manifest cannot hold this ({error})", where=self.collection
+            ) from error
         check("manifest", made, where=self.collection, error=AtlasError)
         return made
 

@@ -258,7 +258,8 @@ class Shard:
             most = max(1, int(self._handle.info().points_count))
             request = engine.FacetRequest(name, limit=most, exact=True, filter=_filter(where))
             hits = self._handle.facet(request).hits
-        return dict(sorted((str(hit.value), int(hit.count)) for hit in hits))
+        # The engine goes on to list values whose last point was deleted, with a count of 0.
+        return dict(sorted((str(hit.value), int(hit.count)) for hit in hits if hit.count))
 
     def flush(self) -> None:
         """Return when all acknowledged writes are on disk."""

@@ -28,11 +28,24 @@ def lab():
     return LAB
 
 
-@pytest.fixture(params=["exact", "embedded"])
+KINDS = ["exact", "embedded"]  # a server joins here when there is one
+
+
+def make(kind, folder):
+    return ExactAtlas() if kind == "exact" else EmbeddedAtlas(folder / "atlas", create=True)
+
+
+@pytest.fixture(params=KINDS)
 def atlas(request, tmp_path):
-    """Each kind of atlas, new and empty. A server joins here when there is one."""
-    made = ExactAtlas() if request.param == "exact" else EmbeddedAtlas(tmp_path / "a", create=True)
-    with made:
+    """Each kind of atlas, new and empty."""
+    with make(request.param, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def shared_atlas(request, tmp_path_factory):
+    """Each kind of atlas, one for a whole file: for questions that change nothing."""
+    with make(request.param, tmp_path_factory.mktemp(request.param)) as made:
         yield made
 
 
