@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from bleepdb.atlas import fetch_profiles
 from bleepdb.errors import GeneError, InputError
 from bleepdb.imputation import explain as explain_value
 from bleepdb.panel import Panel
-from bleepdb.profiles import reference_groups
+from bleepdb.places import spacing
+from bleepdb.profiles import low_rank_of, reference_groups
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bleepdb.imputation import Evidence
     from bleepdb.querying import Opened
 
-FAR = 1.0  # a place further from the nearest tile than this many spot diameters is not on it
+FAR = 1.0  # in distances of adjacent tiles; a place further from the nearest is not on it
 
 
 @dataclass(frozen=True)
@@ -78,32 +78,26 @@ def find_tile(opened: Opened, *, at: tuple[float, float] | None, tile: str | Non
         If there is no such tile, or the place is not on one.
     """
     if tile is not None:
-        if tile in opened.obs.index:
-            return int(opened.obs.index.get_loc(tile))
-        ends = [i for i, name in enumerate(opened.obs.index) if name.partition(":")[2] == tile]
+        labels = opened.obs.index.tolist()
+        if tile in labels:
+            return int(labels.index(tile))
+        ends = [i for i, name in enumerate(labels) if name.partition(":")[2] == tile]
         if len(ends) == 1:
             return ends[0]
         raise InputError(
-            f"no tile {tile!r}", where=opened.path, hint=f"such as {opened.obs.index[0]!r}"
+            f"no tile {tile!r}", where=opened.path, hint=f"there is {labels[0]!r}, for one"
         )
     if at is None:
         raise InputError("which tile?", hint="pass --at X,Y or --tile NAME")
     away = np.linalg.norm(opened.xy_px - np.asarray(at), axis=1)
     row = int(away.argmin())
-    if away[row] > FAR * _spacing(opened):
+    if away[row] > FAR * spacing(opened.xy_px):
         raise InputError(
             f"the nearest tile is {away[row]:,.0f} px from {at[0]:g},{at[1]:g}",
             where=opened.path,
             hint="give level-0 pixels (x,y) of a place on the tissue",
         )
     return row
-
-
-def _spacing(opened: Opened) -> float:
-    """Median distance between adjacent places, px."""
-    if len(opened.xy_px) < 2:
-        return float("inf")
-    return float(np.median(cKDTree(opened.xy_px).query(opened.xy_px, k=2)[0][:, 1]))
 
 
 def find_gene(opened: Opened, gene: str) -> int:
@@ -114,11 +108,12 @@ def find_gene(opened: Opened, gene: str) -> int:
     GeneError
         If the file has no value of it.
     """
-    if gene in opened.var.index:
-        return int(opened.var.index.get_loc(gene))
+    symbols = opened.var.index.tolist()
+    if gene in symbols:
+        return int(symbols.index(gene))
     ids = opened.var["gene_ids"].astype(str).tolist()
     if gene in ids:
-        return ids.index(gene)
+        return int(ids.index(gene))
     raise GeneError(
         f"no values of {gene} in this file",
         where=opened.path,
@@ -150,7 +145,7 @@ def explain(
     collection = opened.run_card["facts"]["collection"]
     live = atlas.read_manifest(collection).revisions
     genes = Panel(tuple(opened.var.index), tuple(opened.var["gene_ids"].astype(str)))
-    low_rank = model.low_rank if opened.about["denoised"] else None
+    low_rank = low_rank_of(model) if opened.about["denoised"] else None
     made = []
     for row, column in pairs:
         weights = opened.weights[[row]]

@@ -24,7 +24,7 @@ from bleepdb.atlas import (
     put_panel,
     vector_crc,
 )
-from bleepdb.encoders import Model, extract
+from bleepdb.encoders import extract, model_from_blobs, model_to_blobs
 from bleepdb.errors import EmptyAtlasError, InputError, SectionError
 from bleepdb.files import digest
 from bleepdb.profiles import normalised
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bleepdb.atlas import Atlas, Outcome
+    from bleepdb.encoders import Model
     from bleepdb.panel import Panel
     from bleepdb.tissue import Section
 
@@ -86,7 +87,7 @@ def who() -> str:
 
 def model_blobs(model: Model) -> dict[str, bytes]:
     """Return the documents by which the model travels with a collection."""
-    return {f"{MODEL_FOLDER}/{name}": data for name, data in model.to_blobs().items()}
+    return {f"{MODEL_FOLDER}/{name}": data for name, data in model_to_blobs(model).items()}
 
 
 def model_of(atlas: Atlas, collection: str) -> Model:
@@ -109,7 +110,7 @@ def model_of(atlas: Atlas, collection: str) -> Model:
             where=f"{atlas.location}/{collection}",
             hint="run `bleepdb index` again, or name the model with --model",
         )
-    return Model.from_blobs(stored)
+    return model_from_blobs(stored, where=f"{atlas.location}/{collection}/{MODEL_FOLDER}")
 
 
 def index_section(

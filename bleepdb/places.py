@@ -50,7 +50,7 @@ def adjacency(positions_um: NDArray[Any], *, inner_um: float, outer_um: float) -
         raise ValueError(message)
     n = len(places)
     if n < 2:
-        return sp.csr_matrix((n, n), dtype=np.float32)
+        return sp.csr_matrix(np.zeros((n, n), dtype=np.float32))
     pairs = cKDTree(places).query_pairs(outer_um, output_type="ndarray")
     apart = np.linalg.norm(places[pairs[:, 0]] - places[pairs[:, 1]], axis=1)
     pairs = pairs[apart >= inner_um]
@@ -60,3 +60,14 @@ def adjacency(positions_um: NDArray[Any], *, inner_um: float, outer_um: float) -
     made = sp.csr_matrix((shares[rows], (rows, columns)), shape=(n, n), dtype=np.float32)
     made.sort_indices()
     return made
+
+
+def spacing(positions: NDArray[Any]) -> float:
+    """Return the median distance from a place to its nearest, in the unit of the positions.
+
+    Infinite where there are fewer than two places.
+    """
+    if len(positions) < 2:
+        return float("inf")
+    away = np.asarray(cKDTree(positions).query(positions, k=2)[0])
+    return float(np.median(away[:, 1]))

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
-from bleepdb.imputation import Group
+from bleepdb.imputation import Group, LowRank
 from bleepdb.normalise import normalise_rows
 
 if TYPE_CHECKING:
     from bleepdb.atlas import Profiles
+    from bleepdb.encoders import Model
     from bleepdb.panel import Panel
 
 
@@ -45,3 +46,10 @@ def reference_groups(profiles: Profiles, model_panel: Panel) -> list[Group]:
         Group(panel, profiles.spots_of(i), normalised(profiles.counts[i], panel, model_panel))
         for i, panel in enumerate(profiles.panels)
     ]
+
+
+def low_rank_of(model: Model) -> LowRank | None:
+    """Return the model's low-rank map on genes, or None where it has none."""
+    if model.components is None:
+        return None
+    return LowRank(model.panel, model.profile_mean, model.components)

@@ -12,15 +12,39 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bleepdb.encoders.backbone import Backbone, load_backbone
     from bleepdb.encoders.features import extract
+    from bleepdb.encoders.folder import load_model, model_from_blobs, model_to_blobs, save_model
+    from bleepdb.encoders.model import Model
     from bleepdb.encoders.spec import FeatureSpec
+    from bleepdb.encoders.towers import Affine, Context, Projection
 
 _HOMES = {
+    "Affine": "towers",
     "Backbone": "backbone",
+    "Context": "towers",
     "FeatureSpec": "spec",
+    "Model": "model",
+    "Projection": "towers",
     "extract": "features",
     "load_backbone": "backbone",
+    "load_model": "folder",
+    "model_from_blobs": "folder",
+    "model_to_blobs": "folder",
+    "save_model": "folder",
 }
-__all__ = ["Backbone", "FeatureSpec", "extract", "load_backbone"]
+__all__ = [
+    "Affine",
+    "Backbone",
+    "Context",
+    "FeatureSpec",
+    "Model",
+    "Projection",
+    "extract",
+    "load_backbone",
+    "load_model",
+    "model_from_blobs",
+    "model_to_blobs",
+    "save_model",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -88,7 +88,7 @@ def see(
         mpp = slide.known_mpp
         labels, xy_px, warnings = _where(slide, query, model, settings, stride_um)
         geometry = model.feature_spec.geometry
-        edge = edge_fraction(xy_px, slide.size_px, max(geometry.scales_um) / mpp)
+        edge = edge_fraction(xy_px, slide.size_px, slide_mpp=mpp, geometry=geometry).max(axis=1)
         thumbnail = slide.thumbnail(THUMBNAIL_PX)
         slide_digest = slide.digest
         scale = thumbnail.shape[1] / slide.size_px[0]

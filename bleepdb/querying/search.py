@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bleepdb.atlas import Atlas, Pinned
+    from bleepdb.imputation.weights import Method
     from bleepdb.querying.settings import QuerySettings
 
 QUERIES_A_BATCH = 500
@@ -131,7 +132,7 @@ def weigh(
         neighbours.scores,
         neighbours.columns,
         n_references=len(neighbours.ids),
-        method=method,  # type: ignore[arg-type] # checked by QuerySettings
+        method=cast("Method", method),
         temperature=temperature,
     )
 

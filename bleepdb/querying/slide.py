@@ -15,7 +15,7 @@ from bleepdb.atlas import fetch_profiles, pin
 from bleepdb.errors import AtlasError, SpaceMismatchError
 from bleepdb.imputation import Aggregator, smooth
 from bleepdb.places import adjacency
-from bleepdb.profiles import reference_groups
+from bleepdb.profiles import low_rank_of, reference_groups
 from bleepdb.querying.genes import choose_genes
 from bleepdb.querying.output import CAUTION, FORMAT_VERSION, Imputed
 from bleepdb.querying.places import see
@@ -102,7 +102,7 @@ def query_slide(
         ring = adjacency(positions_um, inner_um=near["inner_um"], outer_um=near["outer_um"])
         W = smooth(W, ring, share)
     genes = choose_genes(chosen.genes, model, profiles)
-    low_rank = model.low_rank if chosen.denoise else None
+    low_rank = low_rank_of(model) if chosen.denoise else None
     aggregator = Aggregator(reference_groups(profiles, model.panel), genes, low_rank)
     used = asdict(chosen) | {
         "method": method, "k": k, "temperature": temperature, "smoothing": share,

@@ -1,0 +1,85 @@
+"""Sections to pairs: the one step of training that opens slides."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bleepdb.encoders import extract
+from bleepdb.errors import SectionError
+from bleepdb.training.pairs import PairedSection, Pairs, pitch_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from bleepdb.encoders import Backbone, FeatureSpec
+    from bleepdb.tissue import Section
+
+
+def collect_pairs(
+    sections: Sequence[Section],
+    feature_spec: FeatureSpec,
+    backbone: Backbone,
+    *,
+    max_upsampling: float = 1.1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Pairs:
+    """Encode the tiles of sections.
+
+    Parameters
+    ----------
+    sections
+        As read, after quality control, each with an image and known mpp.
+    feature_spec, backbone
+        What the features are, and the network that gives them.
+    max_upsampling
+        As in `bleepdb.tissue.read_tiles`.
+    progress
+        Called with (spots done, spots).
+
+    Raises
+    ------
+    SectionError
+        If a section has no image, or its mpp is unknown.
+    """
+    for section in sections:
+        if section.slide_path is None:
+            raise SectionError(
+                f"section {section.section} has no image",
+                where=section.source,
+                hint="name the H&E slide in the sheet's image column",
+            )
+    total = sum(len(s) for s in sections)
+    made: list[PairedSection] = []
+    before = 0
+    for section in sections:
+        assert section.slide_path is not None  # noqa: S101 - checked above
+        start = before
+
+        def moved(done: int, _: int, start: int = start) -> None:
+            if progress is not None:
+                progress(start + done, total)
+
+        features = extract(
+            section.slide_path,
+            section.xy_px,
+            slide_mpp=section.known_mpp,
+            spec=feature_spec,
+            backbone=backbone,
+            max_upsampling=max_upsampling,
+            progress=moved,
+        )
+        made.append(
+            PairedSection(
+                section=section.section,
+                donor=section.donor,
+                digest=section.digest,
+                features=features,
+                positions_um=section.xy_um,
+                counts=section.counts,
+                panel=section.panel,
+                barcodes=section.barcodes,
+                pitch_um=pitch_of(section.xy_um),
+            )
+        )
+        before += len(section)
+    return Pairs(tuple(made), feature_spec)

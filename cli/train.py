@@ -1,0 +1,157 @@
+"""`bleepdb train`: paired encoders from the sections of a sheet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bleepdb.errors import InputError
+
+from .inputs import (
+    DonorOption,
+    ImageOption,
+    MinCountsOption,
+    MinGenesOption,
+    SectionOption,
+    SheetArgument,
+    SlideMppOption,
+    TissueOption,
+    load_all,
+    rows_of,
+    without,
+)
+from .render import bar, note, print_json
+
+DEFAULT_ENCODER = "timm:tf_efficientnet_lite0"
+DEFAULT_SCALES_UM = (154.0, 352.0)
+EncoderOption = Annotated[
+    str,
+    typer.Option("--encoder", help="timm:NAME, open_clip:NAME[/PRETRAINED] or hf-hub:ORG/NAME."),
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--weights", help="The backbone's weights: a safetensors or .pth file, or random:SEED."
+    ),
+]
+ScaleOption = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--scale-um", help="Edge of a tile in µm (repeatable, one a scale). Default: 154 and 352."
+    ),
+]
+TilePxOption = Annotated[int, typer.Option("--tile-px", help="Pixels a side of a resampled tile.")]
+
+
+def hyper_of(pairs: list[str] | None) -> dict[str, Any]:
+    """Turn ``--set name=value`` into hyperparameters; values are JSON."""
+    made = {}
+    for pair in pairs or ():
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"--set {pair!r} has no value", hint="write --set name=value")
+        try:
+            made[name] = json.loads(value)
+        except json.JSONDecodeError:
+            raise InputError(
+                f"--set {name}: {value!r} is no number, list or true/false", hint="such as k=100"
+            ) from None
+    return made
+
+
+def train(
+    sheet: SheetArgument,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the model.", show_default=False)
+    ],
+    recipe: Annotated[str, typer.Option("--recipe", help="linear or bleep.")] = "linear",
+    encoder: EncoderOption = DEFAULT_ENCODER,
+    weights: WeightsOption = None,
+    levels: Annotated[
+        str, typer.Option("--levels", help="multilevel or penultimate features.")
+    ] = "multilevel",
+    scale_um: ScaleOption = None,
+    tile_px: TilePxOption = 224,
+    set_hyper: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A hyperparameter of the recipe, name=value (repeatable)."),
+    ] = None,
+    exclude_section: Annotated[
+        list[str] | None, typer.Option("--exclude-section", help="Leave a section out.")
+    ] = None,
+    exclude_donor: Annotated[
+        list[str] | None, typer.Option("--exclude-donor", help="Leave a donor out.")
+    ] = None,
+    section: SectionOption = None,
+    donor: DonorOption = None,
+    tissue: TissueOption = None,
+    image: ImageOption = None,
+    slide_mpp: SlideMppOption = None,
+    min_counts: MinCountsOption = 10,
+    min_genes: MinGenesOption = 5,
+    seed: Annotated[int, typer.Option("--seed", help="Recorded in the card.")] = 0,
+    allow_upsampling: Annotated[
+        bool, typer.Option("--allow-upsampling", help="Enlarge tiles beyond 10%.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier model in this folder.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
+) -> None:
+    """Fit paired encoders and write them as a model folder.
+
+    `linear` (the default) fits two closed-form towers on a frozen backbone in seconds and chooses
+    its penalty by leaving one donor out; `bleep` trains the published heads with the published
+    loss.
+    """
+    from bleepdb.encoders import FeatureSpec, load_backbone, save_model
+    from bleepdb.encoders.folder import refuse_folder
+    from bleepdb.tissue import TileGeometry
+    from bleepdb.training import collect_pairs, fit
+
+    hyper = hyper_of(set_hyper)
+    refuse_folder(out, overwrite=overwrite)
+    rows = without(
+        rows_of(sheet, section=section, donor=donor, tissue=tissue, image=image),
+        sections=exclude_section or (),
+        donors=exclude_donor or (),
+        where=sheet,
+    )
+    sections = load_all(rows, slide_mpp=slide_mpp, min_counts=min_counts, min_genes=min_genes)
+    backbone = load_backbone(encoder, weights=weights)
+    geometry = TileGeometry(tuple(scale_um or DEFAULT_SCALES_UM), tile_px)
+    spec = FeatureSpec.of(backbone, levels, geometry)  # type: ignore[arg-type] # `features` checks the name
+    with bar("encoding tiles") as move:
+        pairs = collect_pairs(
+            sections,
+            spec,
+            backbone,
+            max_upsampling=float("inf") if allow_upsampling else 1.1,
+            progress=move,
+        )
+    note(
+        f"{len(pairs)} spots of {len(pairs.sections)} sections, {len(pairs.donors)} donors; "
+        f"{len(pairs.panel)} genes shared by all of them "
+        f"(of {min(len(s.panel) for s in pairs.sections)} to "
+        f"{max(len(s.panel) for s in pairs.sections)})"
+    )
+    with bar(f"fitting {recipe}") as move:
+        model = fit(pairs, recipe, hyper=hyper, seed=seed, progress=move)
+    model = model.described(licence=backbone.licence).calibrated(backbone)
+    save_model(model, out, overwrite=overwrite)
+    if as_json:
+        print_json(
+            {
+                "model": str(out), "recipe": recipe, "space_id": model.space_id,
+                "dimension": model.dimension, "genes": len(model.panel), "spots": len(pairs),
+                "hyper": dict(model.hyper), "inner_folds": model.training["inner_folds"],
+            }
+        )  # fmt: skip
+        return
+    chosen = model.hyper.get("alpha")
+    tuned = f", alpha {chosen:g} ({model.training['inner_folds']})" if chosen else ""
+    note(f"{out}: {recipe}, {model.dimension} dimensions, space {model.space_id[:8]}{tuned}")
+    note(f"next: bleepdb index {sheet} --model {out} --atlas ./atlas")
