@@ -72,7 +72,7 @@ def explain(
         rest = len(entry.rows) - len(shown)
         caption = f"and {rest} further spots (--most 0 lists them)" if rest else None
         out.print(table(f"{entry.gene} at {entry.tile}", columns, lines, caption=caption))
-        out.print(entry.evidence.formula)
+        out.print(entry.evidence.formula, soft_wrap=True)
         out.print(
             f"stored {entry.stored:.5f}, recomputed {entry.evidence.value:.5f}, "
             f"difference {abs(entry.stored - entry.evidence.value):.1e}"

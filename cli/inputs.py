@@ -142,8 +142,10 @@ def show_quality(loaded: Sequence[Loaded]) -> None:
     for entry in loaded:
         for reason, number in entry.qc.dropped.items():
             note(f"{entry.section.section}: {number} spots dropped ({reason})")
-        for text in (*entry.section.notes, *entry.warnings):
-            warn(f"{entry.section.section}: {text}")
+        for text in entry.section.notes:
+            note(f"{entry.section.section}: {text}")
+        for text in entry.warnings:
+            warn(text)
 
 
 def genes_asked(value: str | None) -> str | tuple[str, ...] | None:

@@ -23,8 +23,16 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-log = Console(stderr=True, highlight=False)
-out = Console(highlight=False)
+PLAIN_WIDTH = 120  # where the output is no terminal, and so has no width of its own
+
+
+def _console(*, stderr: bool) -> Console:
+    made = Console(stderr=stderr, highlight=False)
+    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=PLAIN_WIDTH)
+
+
+log = _console(stderr=True)
+out = _console(stderr=False)
 
 
 def error_line(text: str) -> None:
@@ -58,7 +66,7 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=log, transient=not log.is_terminal) as progress:
+    with Progress(*columns, console=log, disable=not log.is_terminal) as progress:
         task = progress.add_task(escape(what), total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bleepdb.atlas import Atlas, Pinned
-    from bleepdb.imputation.weights import Method
     from bleepdb.querying.settings import QuerySettings
 
 QUERIES_A_BATCH = 500
@@ -132,7 +131,7 @@ def weigh(
         neighbours.scores,
         neighbours.columns,
         n_references=len(neighbours.ids),
-        method=cast("Method", method),
+        method=method,
         temperature=temperature,
     )
 

@@ -23,15 +23,13 @@ import numpy as np
 
 from bleepdb.encoders import Affine, Context, Model
 from bleepdb.encoders.towers import unit
-from bleepdb.gene_sets import choose
 from bleepdb.imputation import effective_weights, nearest
-from bleepdb.metrics import mean_score, pearson_per_gene
 from bleepdb.names import IMAGE
-from bleepdb.places import adjacency
 from bleepdb.training.affine import ImageAxes, image_axes, principal_axes, with_context
+from bleepdb.training.tuning import Target, choose_penalty, smoothed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -68,7 +66,7 @@ class LinearSettings:
     components: int = 50
     whitening: float = 0.5
     alpha: float | None = None
-    alphas: tuple[float, ...] = (1e3, 3e3, 1e4)
+    alphas: tuple[float, ...] = (3e2, 1e3, 3e3, 1e4)
     k: int = 200
     temperature: float = 0.1
     low_rank: int = 20
@@ -78,8 +76,20 @@ class LinearSettings:
 
 
 @dataclass(frozen=True)
-class _Profiles:
-    """Training profiles on their principal components."""
+class Components:
+    """Training profiles on their principal components.
+
+    Attributes
+    ----------
+    mean
+        (genes,) float64.
+    axes
+        (genes, c) float64, orthonormal columns.
+    scores
+        (spots, c) float64 of the training spots.
+    spread
+        (c,) what each score is divided by: its SD to the power `whitening`.
+    """
 
     mean: NDArray[np.float64]
     axes: NDArray[np.float64]
@@ -87,21 +97,93 @@ class _Profiles:
     spread: NDArray[np.float64]
 
 
-def _context(pairs: Pairs, settings: LinearSettings) -> Context | None:
-    if settings.context <= 0:
-        return None
-    inner, outer = (r * pairs.pitch_um for r in settings.ring)
-    return Context(inner, outer, settings.context)
+def ring_um(pairs: Pairs, settings: LinearSettings) -> tuple[float, float]:
+    """Return the radii of what is adjacent, in µm."""
+    return settings.ring[0] * pairs.pitch_um, settings.ring[1] * pairs.pitch_um
 
 
-def _profiles(pairs: Pairs, settings: LinearSettings) -> _Profiles:
+def context_of(pairs: Pairs, settings: LinearSettings) -> Context | None:
+    """Return the context of the image tower, or None where it has no weight."""
+    return Context(*ring_um(pairs, settings), settings.context) if settings.context > 0 else None
+
+
+def profile_components(pairs: Pairs, settings: LinearSettings) -> Components:
+    """Find the principal components of the training profiles."""
     y = pairs.profiles
     mean = y.mean(axis=0, dtype=np.float64)
     centred = y - mean
     axes, _ = principal_axes(centred, settings.components)
     scores = centred @ axes
-    spread = np.maximum(scores.std(axis=0), 1e-12) ** settings.whitening
-    return _Profiles(mean, axes, scores, spread)
+    return Components(
+        mean, axes, scores, np.maximum(scores.std(axis=0), 1e-12) ** settings.whitening
+    )
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A fold of the recipe with all that does not depend on the penalty, or on the pairing.
+
+    Shuffling the profiles of training spots leaves their components as they are and permutes
+    their scores, so that a null of many refits costs little.
+
+    Attributes
+    ----------
+    target
+        Training sections, held-out ones, and the genes that count.
+    settings
+        Hyperparameters.
+    axes, components
+        Of the training spots.
+    queries
+        (held-out spots, r) on the axes.
+    """
+
+    target: Target
+    settings: LinearSettings
+    axes: ImageAxes
+    components: Components
+    queries: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, target: Target, settings: LinearSettings) -> Folded:
+        """Prepare a fold."""
+        context = context_of(target.inside, settings)
+        axes = image_axes(target.inside, context, settings.axes)
+        queries = (with_context(target.outside, context) - axes.mean) @ axes.projection
+        return cls(target, settings, axes, profile_components(target.inside, settings), queries)
+
+    def predict(self, alpha: float, order: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+        """Fit and impute the held-out spots for the target's genes.
+
+        Parameters
+        ----------
+        alpha
+            The ridge penalty.
+        order
+            (training spots,) a permutation: spot i is paired with the profile of spot order[i].
+
+        Returns
+        -------
+        numpy.ndarray
+            (held-out spots, target genes) float64 log1p values.
+        """
+        of, settings = self.components, self.settings
+        scores = of.scores if order is None else of.scores[order]
+        tower = self.axes.solve(scores / of.spread, alpha)
+        keys = unit((self.axes.scores @ tower).astype(np.float32))
+        found = nearest(unit((self.queries @ tower).astype(np.float32)), keys, settings.k)
+        W = effective_weights(
+            *found, n_references=len(keys), method="softmax", temperature=settings.temperature
+        )
+        rank = min(settings.low_rank, scores.shape[1]) or scores.shape[1]
+        means = smoothed(
+            np.asarray(W @ scores[:, :rank]),
+            self.target.outside.sections,
+            ring_um=ring_um(self.target.inside, settings),
+            weight=settings.smoothing,
+        )
+        genes = self.target.genes
+        return np.asarray(of.mean[genes] + means @ of.axes[genes, :rank].T)
 
 
 def fit(
@@ -138,12 +220,12 @@ def fit(
         alpha, by = tune(pairs, settings, progress=progress)
         settings = replace(settings, alpha=alpha)
     assert settings.alpha is not None  # noqa: S101 - set just now
-    context = _context(pairs, settings)
+    context = context_of(pairs, settings)
     on = axes or image_axes(pairs, context, settings.axes)
-    of = _profiles(pairs, settings)
+    of = profile_components(pairs, settings)
     matrix = on.projection @ on.solve(of.scores / of.spread, settings.alpha)
     rank = min(settings.low_rank, of.axes.shape[1])
-    inner, outer = (r * pairs.pitch_um for r in settings.ring)
+    inner, outer = ring_um(pairs, settings)
     return Model(
         recipe=NAME,
         hyper={**asdict(settings), "alphas": list(settings.alphas), "ring": list(settings.ring)},
@@ -173,91 +255,19 @@ def fit(
     )
 
 
-def inner_folds(pairs: Pairs) -> tuple[list[tuple[str, ...]], str]:
-    """Return the sections that each inner fold holds out, and what the folds are.
-
-    One donor at a time where there are several, else one section at a time; none where there is
-    one section.
-    """
-    if len(pairs.donors) > 1:
-        groups = [tuple(s.section for s in pairs.sections if s.donor == d) for d in pairs.donors]
-        return groups, "leave one donor out"
-    if len(pairs.sections) > 1:
-        return [(name,) for name in pairs.names], "leave one section out (one donor)"
-    return [], "none (one section)"
-
-
 def tune(
     pairs: Pairs,
     settings: LinearSettings,
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[float, str]:
-    """Choose the ridge penalty on inner folds of the training sections.
+    """Choose the ridge penalty on inner folds, with the whole of the recipe behind each score.
 
-    The score of a penalty is the mean over folds and gene sets of the mean correlation per gene,
-    with the whole of the recipe behind it: retrieval, low-rank map and smoothing.
-
-    Returns
-    -------
-    tuple
-        The penalty, and what the folds were. Without folds: the largest candidate.
+    Returns and parameters as `bleepdb.training.tuning.choose_penalty`.
     """
-    folds, by = inner_folds(pairs)
-    if not folds:
-        return max(settings.alphas), by
-    scores = np.zeros(len(settings.alphas))
-    for number, held in enumerate(folds):
-        inside = pairs.subset([n for n in pairs.names if n not in held])
-        outside = pairs.subset(held)
-        scores += _inner_scores(inside, outside, settings)
-        if progress is not None:
-            progress(number + 1, len(folds))
-    return float(settings.alphas[int(scores.argmax())]), by
 
+    def predict(target: Target, alphas: Sequence[float]) -> list[NDArray[np.float64]]:
+        folded = Folded.of(target, settings)
+        return [folded.predict(alpha) for alpha in alphas]
 
-def _inner_scores(inside: Pairs, outside: Pairs, settings: LinearSettings) -> NDArray[np.float64]:
-    context = _context(inside, settings)
-    on = image_axes(inside, context, settings.axes)
-    of = _profiles(inside, settings)
-    sets = choose(inside.profiles, inside.panel)
-    genes = np.unique(np.concatenate(list(sets.values())))
-    where = {name: np.searchsorted(genes, chosen) for name, chosen in sets.items()}
-    truth = np.concatenate([s.profiles_on(inside.panel)[:, genes] for s in outside.sections])
-    queries = (with_context(outside, context) - on.mean) @ on.projection
-    rank = min(settings.low_rank, of.axes.shape[1]) or of.axes.shape[1]
-    made = np.zeros(len(settings.alphas))
-    for i, alpha in enumerate(settings.alphas):
-        tower = on.solve(of.scores / of.spread, alpha)
-        keys = unit((on.scores @ tower).astype(np.float32))
-        found = nearest(unit((queries @ tower).astype(np.float32)), keys, settings.k)
-        W = effective_weights(
-            *found, n_references=len(keys), method="softmax", temperature=settings.temperature
-        )
-        means = np.asarray(W @ of.scores[:, :rank])
-        values = (
-            of.mean[genes] + _smoothed(means, outside, inside, settings) @ of.axes[genes, :rank].T
-        )
-        pcc = pearson_per_gene(values, truth)
-        made[i] = np.mean([mean_score(pcc[w])[0] for w in where.values() if len(w)])
-    return made
-
-
-def _smoothed(
-    means: NDArray[np.float64], outside: Pairs, inside: Pairs, settings: LinearSettings
-) -> NDArray[np.float64]:
-    """Mix each place's coordinates with those of adjacent places of its section."""
-    if settings.smoothing <= 0:
-        return means
-    inner, outer = (r * inside.pitch_um for r in settings.ring)
-    parts = []
-    start = 0
-    for section in outside.sections:
-        block = means[start : start + len(section)]
-        ring = adjacency(section.positions_um, inner_um=inner, outer_um=outer)
-        around = ring @ block
-        alone = np.diff(ring.indptr) == 0
-        around[alone] = block[alone]
-        parts.append((1 - settings.smoothing) * block + settings.smoothing * around)
-        start += len(section)
-    return np.concatenate(parts)
+    return choose_penalty(pairs, settings.alphas, predict, progress=progress)
