@@ -53,3 +53,14 @@ def shared_atlas(request, tmp_path_factory):
 def embedded(tmp_path):
     with EmbeddedAtlas(tmp_path / "atlas", create=True) as made:
         yield made
+
+
+@pytest.fixture
+def folder(tmp_path, lab):
+    """A closed atlas of two sections."""
+    path = tmp_path / "atlas"
+    with EmbeddedAtlas(path, create=True) as atlas:
+        lab.prepare(atlas)
+        lab.publish(atlas, "S1", spots=60, donor="D1")
+        lab.publish(atlas, "S2", spots=50, donor="D2")
+    return path

@@ -127,9 +127,9 @@ def test_scroll_goes_through_all_in_order_of_id(asked, truth, lab, name, batch):
 def test_retrieve_keeps_the_order_asked_and_every_bit(asked, truth, lab):
     rng = np.random.default_rng(2)
     rows = [*rng.permutation(len(truth)), 3, 3]
-    asked = [truth.ids[i] for i in rows]
-    found = asked.retrieve(lab.COLLECTION, asked, with_vectors=True)
-    assert [r.id for r in found] == asked
+    wanted = [truth.ids[i] for i in rows]
+    found = asked.retrieve(lab.COLLECTION, wanted, with_vectors=True)
+    assert [r.id for r in found] == wanted
     for record, row in zip(found, rows, strict=True):
         assert record.payload == truth.payloads[row]
         for name, array in truth.vectors.items():
