@@ -15,7 +15,7 @@ import typer
 from bleepdb import __version__
 from bleepdb.errors import BleepdbError
 
-from . import atlas_commands, explain, index, query, train
+from . import atlas_commands, demo, evaluate, explain, index, query, train
 
 app = typer.Typer(
     name="bleepdb",
@@ -26,9 +26,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
     epilog="For research use only. Settings: flags, then BLEEPDB_* variables, then defaults.",
 )
+app.command(name="demo")(demo.demo)
 app.command(name="train")(train.train)
 app.command(name="index")(index.index)
 app.command(name="query")(query.query)
+app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="explain")(explain.explain)
 app.add_typer(atlas_commands.app, name="atlas")
 

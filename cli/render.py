@@ -23,7 +23,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-PLAIN_WIDTH = 120  # where the output is no terminal, and so has no width of its own
+PLAIN_WIDTH = 150  # where the output is no terminal, and so has no width of its own
 
 
 def _console(*, stderr: bool) -> Console:
@@ -75,9 +75,16 @@ def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str | None = None
 ) -> Table:
     """Make a table; the first column stands left, the others right."""
-    made = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    made = Table(
+        title=escape(title),
+        caption=None if caption is None else escape(caption),
+        title_justify="left",
+        caption_justify="left",
+    )
     for number, name in enumerate(columns):
-        made.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
+        made.add_column(
+            name, justify="left" if number == 0 else "right", overflow="fold", no_wrap=number == 0
+        )
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(escape, row))
     return made

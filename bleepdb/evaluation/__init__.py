@@ -1,1 +1,21 @@
-"""Held-out scores beside baselines."""
+"""Held-out scores beside baselines, and imputed files beside measured ones."""
+
+from bleepdb.evaluation.compare import Comparison, compare
+from bleepdb.evaluation.known import known_ceiling
+from bleepdb.evaluation.methods import BASELINES, OURS, predict_with
+from bleepdb.evaluation.protocol import FoldResult, Settings, run
+from bleepdb.evaluation.report import SHOWN_SETS, Report
+
+__all__ = [
+    "BASELINES",
+    "OURS",
+    "SHOWN_SETS",
+    "Comparison",
+    "FoldResult",
+    "Report",
+    "Settings",
+    "compare",
+    "known_ceiling",
+    "predict_with",
+    "run",
+]

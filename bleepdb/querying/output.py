@@ -71,6 +71,17 @@ class Imputed:
     neighbour_sd: bool = False
 
     @property
+    def thumbnail(self) -> NDArray[np.uint8]:
+        """The slide, (h, w, 3) uint8 RGB."""
+        picture: NDArray[np.uint8] = next(iter(self.spatial.values()))["images"]["hires"]
+        return picture
+
+    @property
+    def thumbnail_scale(self) -> float:
+        """Thumbnail pixels per level-0 pixel."""
+        return float(next(iter(self.spatial.values()))["scalefactors"]["tissue_hires_scalef"])
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What the run card says of the run: atlas, generation, settings, warnings."""
         facts: dict[str, Any] = json.loads(self.about["run_card"])["facts"]

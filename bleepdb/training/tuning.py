@@ -37,8 +37,14 @@ class Target:
 
     @cached_property
     def sets(self) -> dict[str, NDArray[np.int64]]:
-        """Gene sets chosen on the training sections: name -> positions in their panel."""
-        return choose(self.inside.profiles, self.inside.panel)
+        """Gene sets chosen on the training sections: name -> positions in their panel.
+
+        Genes that the held-out sections did not measure cannot be scored and are left out.
+        """
+        measured = np.zeros(len(self.inside.panel), dtype=bool)
+        measured[self.inside.panel.match(self.outside.panel).left] = True
+        chosen = choose(self.inside.profiles, self.inside.panel)
+        return {name: found[measured[found]] for name, found in chosen.items()}
 
     @cached_property
     def genes(self) -> NDArray[np.int64]:

@@ -1,0 +1,322 @@
+"""Leave one section or donor out: every method on the same folds, genes and spots.
+
+Gene sets, panels, scaling, components and penalties come from the training sections of each fold.
+What is held out is not among the references, so that no spot answers for itself; where a section
+is held out and its donor stays in training, the report says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from bleepdb.errors import InputError
+from bleepdb.evaluation.methods import (
+    BASELINES,
+    BLEEP_EQUAL,
+    BLEEP_PUBLISHED,
+    OURS,
+    RIDGE_EQUAL,
+    Fold,
+    fit_ours,
+    predict_with,
+)
+from bleepdb.metrics import (
+    mean_score,
+    noise_ceiling,
+    pearson_per_gene,
+    permutation_null,
+    rmse_per_gene,
+    variance_ratio_per_gene,
+    weighted_pearson,
+)
+from bleepdb.splits import (
+    block_draws,
+    interval,
+    leave_one_donor_out,
+    leave_one_section_out,
+    spatial_blocks,
+)
+from bleepdb.training.recipes.linear import Folded, LinearSettings
+from bleepdb.training.tuning import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from bleepdb.panel import Panel
+    from bleepdb.splits import Split
+    from bleepdb.training import Pairs
+
+BLOCK_PITCHES: Final = 5.0
+DRAWS: Final = 500
+PREDICTABLE_PCC: Final = 0.2
+COMPARED: Final = (BLEEP_PUBLISHED, BLEEP_EQUAL, RIDGE_EQUAL)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an evaluation is run.
+
+    Attributes
+    ----------
+    by
+        ``"section"`` or ``"donor"``: what is held out.
+    permutations
+        Shuffles of the pairs for the null; 0 for none.
+    seed
+        Of shuffles, bootstrap draws, thinning and bleep's training.
+    epochs
+        Of the bleep recipe.
+    only
+        Names of the folds to run; None for all.
+    """
+
+    by: str = "section"
+    permutations: int = 100
+    seed: int = 0
+    epochs: int = 150
+    only: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """What one fold gave.
+
+    Attributes
+    ----------
+    split
+        What was held out.
+    sets
+        Gene set -> number of genes.
+    members
+        Gene set -> positions of its genes in `genes`.
+    scores
+        Method -> gene set -> mean PCC, genes without a score counted as 0.
+    undefined
+        Method -> gene set -> number of genes without a score.
+    rmse, variance_ratio
+        Method -> mean over HVG.
+    draws
+        Method -> gene set -> (DRAWS,) bootstrap scores over spatial blocks.
+    null
+        Gene set -> (permutations,) scores of shuffled pairs.
+    alpha
+        The penalty that inner folds chose for the linear recipe.
+    genes
+        The training panel.
+    pcc, ceiling
+        (genes,) held-out PCC of the linear recipe, and the noise ceiling of the held-out spots.
+    in_training_donor
+        Whether a donor of the held-out sections was trained on.
+    imputed
+        (held-out spots, genes) values of the linear recipe, for pictures.
+    """
+
+    split: Split
+    sets: dict[str, int]
+    members: dict[str, NDArray[np.int64]]
+    scores: dict[str, dict[str, float]]
+    undefined: dict[str, dict[str, int]]
+    rmse: dict[str, float]
+    variance_ratio: dict[str, float]
+    draws: dict[str, dict[str, NDArray[np.float64]]]
+    null: dict[str, NDArray[np.float64]]
+    alpha: float
+    genes: Panel
+    pcc: NDArray[np.float64]
+    ceiling: NDArray[np.float64]
+    in_training_donor: bool
+    imputed: NDArray[np.float32]
+
+
+def splits_of(pairs: Pairs, settings: Settings) -> list[Split]:
+    """Return the folds.
+
+    Raises
+    ------
+    InputError
+        If there are too few sections or donors, or a fold that was named does not exist.
+    """
+    donor_of = {s.section: s.donor for s in pairs.sections}
+    if settings.by not in {"section", "donor"}:
+        raise InputError(f"cannot hold out by {settings.by!r}", hint="choose section or donor")
+    made = (
+        leave_one_donor_out(donor_of) if settings.by == "donor" else leave_one_section_out(donor_of)
+    )
+    if settings.only is None:
+        return made
+    unknown = set(settings.only) - {s.name for s in made}
+    if unknown:
+        raise InputError(
+            f"no fold {', '.join(sorted(unknown))}",
+            hint=f"there is {', '.join(s.name for s in made)}",
+        )
+    return [s for s in made if s.name in settings.only]
+
+
+def run(
+    ours: Pairs,
+    published: Pairs,
+    settings: Settings,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[FoldResult]:
+    """Run all folds.
+
+    Parameters
+    ----------
+    ours, published
+        The same sections on our features, and on penultimate features of one scale.
+    settings
+        How.
+    progress
+        Called with (steps done, steps).
+    """
+    folds = splits_of(ours, settings)
+    steps = len(folds) * (len(BASELINES) + 2)
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, steps)
+
+    return [_fold(split, ours, published, settings, step) for split in folds]
+
+
+def _fold(
+    split: Split, ours: Pairs, published: Pairs, settings: Settings, step: Callable[[], None]
+) -> FoldResult:
+    target = Target(ours.subset(split.train), ours.subset(split.test))
+    other = Target(published.subset(split.train), published.subset(split.test))
+    fold = Fold(target, other, settings.seed, settings.epochs)
+    model = fit_ours(fold)
+    every = np.arange(len(target.inside.panel))
+    imputed = predict_with(model, target, every)
+    whole = np.concatenate([s.profiles_on(target.inside.panel) for s in target.outside.sections])
+    values: dict[str, NDArray[np.floating[Any]]] = {}
+    for method in BASELINES:
+        values[method.name] = method.predict(fold)
+        step()
+    values[OURS] = imputed[:, target.genes]
+    step()
+    draws = _draws(target, settings.seed)
+    per_gene = {name: pearson_per_gene(v, target.truth) for name, v in values.items()}
+    sampled = {
+        name: _set_means(weighted_pearson(v, target.truth, draws), target)
+        for name, v in values.items()
+    }
+    alpha = float(model.hyper["alpha"])
+    null = _null(target, alpha, settings)
+    step()
+    hvg = target.where["HVG"]
+    train_donors = {s.donor for s in target.inside.sections}
+    return FoldResult(
+        split=split,
+        sets={name: len(found) for name, found in target.sets.items()},
+        members=target.sets,
+        scores=_per_set(per_gene, target, 0),
+        undefined=_per_set(per_gene, target, 1),
+        rmse={n: _mean_of(rmse_per_gene(v, target.truth)[hvg]) for n, v in values.items()},
+        variance_ratio={
+            n: _mean_of(variance_ratio_per_gene(v, target.truth)[hvg]) for n, v in values.items()
+        },
+        draws=sampled,
+        null=null,
+        alpha=alpha,
+        genes=target.inside.panel,
+        pcc=pearson_per_gene(imputed, whole),
+        ceiling=_ceiling(target, settings.seed),
+        in_training_donor=any(s.donor in train_donors for s in target.outside.sections),
+        imputed=imputed,
+    )
+
+
+def _per_set(
+    per_gene: dict[str, NDArray[np.float64]], target: Target, which: int
+) -> dict[str, dict[str, Any]]:
+    return {
+        name: {key: mean_score(r[w])[which] for key, w in target.where.items()}
+        for name, r in per_gene.items()
+    }
+
+
+def _mean_of(values: NDArray[np.float64]) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _draws(target: Target, seed: int) -> NDArray[np.float64]:
+    """Bootstrap counts of the held-out spots, whole blocks of each section at a time."""
+    block_um = BLOCK_PITCHES * target.inside.pitch_um
+    labels: list[NDArray[np.int64]] = []
+    above = 0
+    for section in target.outside.sections:
+        found = spatial_blocks(section.positions_um, block_um=block_um)
+        labels.append(found + above)
+        above += int(found.max(initial=-1)) + 1
+    return block_draws(np.concatenate(labels), n=DRAWS, seed=seed)
+
+
+def _set_means(samples: NDArray[np.float64], target: Target) -> dict[str, NDArray[np.float64]]:
+    known = np.nan_to_num(samples, nan=0.0)
+    return {key: known[:, w].mean(axis=1) for key, w in target.where.items()}
+
+
+def _null(target: Target, alpha: float, settings: Settings) -> dict[str, NDArray[np.float64]]:
+    """Scores of the linear recipe refitted on shuffled pairs, shuffled within each section."""
+    if settings.permutations < 1:
+        return {}
+    folded = Folded.of(target, LinearSettings())
+    section = target.inside.section_of_spot
+    names = list(target.where)
+
+    def shuffled(rng: np.random.Generator) -> NDArray[np.float64]:
+        order = np.arange(len(section))
+        for number in range(len(target.inside.sections)):
+            rows = np.flatnonzero(section == number)
+            order[rows] = rng.permutation(rows)
+        pcc = pearson_per_gene(folded.predict(alpha, order), target.truth)
+        return np.array([mean_score(pcc[target.where[name]])[0] for name in names])
+
+    found = permutation_null(shuffled, n=settings.permutations, seed=settings.seed)
+    return {name: found.scores[:, i] for i, name in enumerate(names)}
+
+
+def _ceiling(target: Target, seed: int) -> NDArray[np.float64]:
+    """Noise ceiling of each gene on the held-out spots, by thinning their counts."""
+    panel = target.inside.panel
+    parts = []
+    for section in target.outside.sections:
+        found = section.panel.match(panel)
+        if len(found) < len(panel):
+            return np.full(len(panel), np.nan)
+        order = np.empty(len(panel), dtype=np.int64)
+        order[found.right] = found.left
+        counts = section.counts[:, order]
+        totals = np.asarray(counts.sum(axis=1)).ravel()
+        parts.append(noise_ceiling(counts, totals, seed=seed))
+    return np.asarray(np.mean(parts, axis=0))
+
+
+def mean_over_folds(results: Sequence[FoldResult]) -> dict[str, dict[str, float]]:
+    """Mean score over folds: method -> gene set -> PCC."""
+    first = results[0].scores
+    return {
+        name: {key: float(np.mean([r.scores[name][key] for r in results])) for key in sets}
+        for name, sets in first.items()
+    }
+
+
+def difference(
+    results: Sequence[FoldResult], other: str, gene_set: str
+) -> tuple[float, tuple[float, float]]:
+    """Return how far ours is above another method in the mean over folds, with its interval."""
+    gap = np.mean([r.scores[OURS][gene_set] - r.scores[other][gene_set] for r in results])
+    samples = np.mean([r.draws[OURS][gene_set] - r.draws[other][gene_set] for r in results], axis=0)
+    return float(gap), interval(samples)

@@ -1,0 +1,177 @@
+"""`bleepdb demo`: the whole path on sections that it makes, or on real ones."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bleepdb.errors import InputError
+
+from .inputs import load_all
+from .render import bar, note, out
+from .train import DEFAULT_ENCODER, DEFAULT_SCALES_UM, EncoderOption, WeightsOption
+
+if TYPE_CHECKING:
+    from bleepdb.tissue import SheetRow
+
+SIMULATED, HER2ST = "simulated", "her2st"
+TISSUE = "breast"
+PICTURED = ("ERBB2", "KRT8", "COL1A1", "CD74", "IGKC", "FASN", "SPARC", "KRT19")
+SEED = 2023
+
+
+def demo(
+    out_folder: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for everything that the demo makes.")
+    ] = Path("demo_out"),
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="simulated, or her2st (four real sections).")
+    ] = SIMULATED,
+    encoder: EncoderOption = DEFAULT_ENCODER,
+    weights: WeightsOption = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the made sections.")] = SEED,
+    permutations: Annotated[
+        int, typer.Option("--permutations", help="Shuffles of the pairs for the null.")
+    ] = 100,
+) -> None:
+    """Train, index, query and evaluate, end to end, on an embedded atlas.
+
+    By default on made sections of three donors with a known truth: two donors train and fill the
+    atlas, the third is imputed. `--dataset her2st` takes four real sections of one donor, from
+    BLEEPDB_TEST_DATA, ../shared/data or a download, and imputes the last.
+    """
+    if dataset not in {SIMULATED, HER2ST}:
+        raise InputError(f"no dataset {dataset!r}", hint=f"choose {SIMULATED} or {HER2ST}")
+    _refuse(out_folder)
+    from bleepdb.atlas import open_atlas, resolve
+    from bleepdb.encoders import load_backbone, save_model
+    from bleepdb.evaluation import Report, Settings, compare, known_ceiling, run
+    from bleepdb.files import write_json
+    from bleepdb.indexing import index_section
+    from bleepdb.querying import Query, QuerySettings, check_unchanged, query_slide
+    from bleepdb.tissue import Spots, read_sheet
+    from bleepdb.training import fit
+    from bleepdb.view import measured_beside_imputed
+
+    from .evaluate import encode_twice, show, show_comparison
+
+    begun = time.monotonic()
+    out_folder.mkdir(parents=True, exist_ok=True)
+    load_backbone(encoder, weights=weights)  # what is missing is said before the work begins
+    sheet = _sheet(dataset, out_folder, seed)
+    rows = read_sheet(sheet)
+    held, by = _held_out(rows, dataset)
+    sections = load_all(rows, slide_mpp=None, min_counts=10, min_genes=5)
+
+    note(f"training on all but {', '.join(held)}")
+    ours, published = encode_twice(
+        sections, encoder=encoder, weights=weights, scales_um=DEFAULT_SCALES_UM
+    )
+    train_on = [s for s in sections if s.section not in held]
+    backbone = load_backbone(encoder, weights=weights)
+    with bar("fitting linear") as move:
+        model = fit(ours.subset([s.section for s in train_on]), seed=0, progress=move)
+    model = model.described(licence=backbone.licence).calibrated(backbone)
+    save_model(model, out_folder / "model", overwrite=True)
+
+    target = next(s for s in sections if s.section in held)
+    assert target.slide_path is not None  # noqa: S101 - the sheets above name images
+    with open_atlas(out_folder / "atlas", create=True) as atlas:
+        for section in train_on:
+            with bar(f"indexing {section.section}") as move:
+                index_section(section, model, atlas, progress=move)
+        collection = resolve(atlas, TISSUE)
+        query = Query(
+            slide_path=target.slide_path,
+            slide_mpp=target.slide_mpp,
+            spots=Spots(target.barcodes, target.xy_px),
+            library_id=target.section,
+            donor=target.donor if by == "donor" else None,
+        )
+        with bar(f"querying {target.section}") as move:
+            imputed = query_slide(
+                query,
+                model,
+                atlas,
+                collection,
+                settings=QuerySettings(genes="model"),
+                progress=lambda _: move,
+            )
+        path = out_folder / "imputed.h5ad"
+        imputed.write(path, still_valid=lambda: check_unchanged(atlas, imputed))
+
+    comparison = compare(path, target)
+    genes = [g for g in PICTURED if g in comparison.symbols][:4]
+    columns = [comparison.symbols.index(g) for g in genes]
+    measured_beside_imputed(
+        comparison.measured[:, columns],
+        comparison.imputed[:, columns],
+        comparison.xy_px,
+        genes,
+        out_folder / "genes.png",
+        title=f"{target.section}: measured, and imputed from "
+        f"{len({s.donor for s in train_on})} other donor(s)"
+        if by == "donor"
+        else f"{target.section}: measured, and imputed from {len(train_on)} other sections",
+        image=imputed.thumbnail,
+        image_scale=imputed.thumbnail_scale,
+    )
+    settings = Settings(by=by, permutations=permutations, only=(_fold_name(rows, held, by),))
+    with bar("evaluating beside the baselines") as move:
+        folds = run(ours, published, settings, progress=move)
+    report = Report.of(folds, settings, ours, published)
+    ceiling = None
+    if dataset == SIMULATED:
+        truths = {name: out_folder / f"{name}.truth.h5" for name in held}
+        ceiling = known_ceiling(folds[0], ours.subset(held), truths)
+    document = report.to_json()
+    if ceiling is not None:
+        document["ceiling"] = ceiling
+    write_json(out_folder / "evaluation.json", document)
+    show(report, ceiling=ceiling)
+    show_comparison(comparison)
+    out.print(
+        f"model {out_folder / 'model'}, atlas {out_folder / 'atlas'}, imputed {path}, "
+        f"picture {out_folder / 'genes.png'}, scores {out_folder / 'evaluation.json'}",
+        soft_wrap=True,
+    )
+    note(f"done in {time.monotonic() - begun:.0f} s")
+    note(f"next: bleepdb explain {path} --tile {target.barcodes[0]} --gene {genes[0]}")
+
+
+def _refuse(folder: Path) -> None:
+    """A folder that the demo did not make is left alone."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "samples.csv").is_file():
+        raise InputError(
+            "holds something that the demo did not make", where=folder, hint="pass --out NEW"
+        )
+
+
+def _sheet(dataset: str, folder: Path, seed: int) -> Path:
+    from bleepdb import datasets
+    from bleepdb.files import whole_file
+    from bleepdb.simulation import simulate, write
+
+    if dataset == SIMULATED:
+        with bar("making sections of three donors") as move:
+            return write(simulate(seed=seed, progress=move), folder)
+    with bar("finding the her2st sections") as move:
+        found = datasets.her2st_folder(progress=move)
+    sheet = folder / "samples.csv"
+    with whole_file(sheet) as part:
+        part.write_text(datasets.her2st_sheet(found), encoding="utf-8")
+    return sheet
+
+
+def _held_out(rows: list[SheetRow], dataset: str) -> tuple[list[str], str]:
+    """Sections that are imputed, and whether a donor or a section is held out."""
+    if dataset == HER2ST:
+        return [rows[-1].section], "section"
+    return [r.section for r in rows if r.donor == rows[-1].donor], "donor"
+
+
+def _fold_name(rows: list[SheetRow], held: list[str], by: str) -> str:
+    return held[0] if by == "section" else rows[-1].donor

@@ -1,0 +1,236 @@
+"""`bleepdb evaluate`: held-out scores beside baselines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bleepdb.errors import InputError
+
+from .inputs import (
+    ImageOption,
+    MinCountsOption,
+    MinGenesOption,
+    SlideMppOption,
+    load_all,
+    rows_of,
+    without,
+)
+from .render import bar, note, out, print_json, table
+from .train import DEFAULT_ENCODER, DEFAULT_SCALES_UM, EncoderOption, ScaleOption, WeightsOption
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bleepdb.evaluation import Comparison, Report
+    from bleepdb.tissue import Section
+    from bleepdb.training import Pairs
+
+PUBLISHED_TILE_PX = 224
+
+
+def evaluate(
+    sheet: Annotated[
+        Path | None, typer.Argument(help="Sample sheet of measured sections.", show_default=False)
+    ] = None,
+    by: Annotated[str, typer.Option("--by", help="Hold out one `section` or one `donor`.")] = (
+        "section"
+    ),
+    pred: Annotated[
+        Path | None, typer.Option("--pred", help="An imputed .h5ad, compared with --truth.")
+    ] = None,
+    truth: Annotated[
+        Path | None, typer.Option("--truth", help="The measured section of that slide.")
+    ] = None,
+    json_out: Annotated[
+        Path | None, typer.Option("--json-out", "-o", help="Write the whole report here.")
+    ] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option("--card", help="Write held-out scores per gene into this model's card."),
+    ] = None,
+    encoder: EncoderOption = DEFAULT_ENCODER,
+    weights: WeightsOption = None,
+    scale_um: ScaleOption = None,
+    fold: Annotated[
+        list[str] | None, typer.Option("--fold", help="Run only this fold (repeatable).")
+    ] = None,
+    exclude_section: Annotated[
+        list[str] | None, typer.Option("--exclude-section", help="Leave a section out.")
+    ] = None,
+    exclude_donor: Annotated[
+        list[str] | None, typer.Option("--exclude-donor", help="Leave a donor out.")
+    ] = None,
+    permutations: Annotated[
+        int, typer.Option("--permutations", help="Shuffles of the pairs for the null.")
+    ] = 100,
+    epochs: Annotated[int, typer.Option("--epochs", help="Of the bleep recipe.")] = 150,
+    seed: Annotated[int, typer.Option("--seed", help="Of everything that is drawn.")] = 0,
+    image: ImageOption = None,
+    slide_mpp: SlideMppOption = None,
+    min_counts: MinCountsOption = 10,
+    min_genes: MinGenesOption = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Leave one section or donor out, with baselines on the same folds; or compare two files.
+
+    With a sheet: our recipe, BLEEP on published and on equal features, ridge with and without our
+    features and post-processing, kNN and the mean profile, in one table.
+    With --pred and --truth: the correlation per gene of an imputed file with what was measured.
+    """
+    if pred is not None or truth is not None:
+        _compare(pred, truth, json_out=json_out, as_json=as_json, slide_mpp=slide_mpp, image=image)
+        return
+    if sheet is None:
+        raise InputError("nothing to evaluate", hint="give a sample sheet, or --pred and --truth")
+    from bleepdb.encoders import load_model, save_model
+    from bleepdb.evaluation import Report, Settings, run
+    from bleepdb.files import write_json
+
+    settings = Settings(
+        by=by,
+        permutations=permutations,
+        seed=seed,
+        epochs=epochs,
+        only=tuple(fold) if fold else None,
+    )
+    rows = without(
+        rows_of(sheet),
+        sections=exclude_section or (),
+        donors=exclude_donor or (),
+        where=sheet,
+    )
+    model = None if card is None else load_model(card, check_here=False)
+    sections = load_all(rows, slide_mpp=slide_mpp, min_counts=min_counts, min_genes=min_genes)
+    ours, published = encode_twice(
+        sections, encoder=encoder, weights=weights, scales_um=scale_um or DEFAULT_SCALES_UM
+    )
+    with bar(f"leaving one {by} out") as move:
+        folds = run(ours, published, settings, progress=move)
+    report = Report.of(folds, settings, ours, published)
+    if json_out is not None:
+        write_json(json_out, report.to_json())
+    if model is not None and card is not None:
+        save_model(model.with_scores(report.card_scores(model.panel)), card, overwrite=True)
+    if as_json:
+        print_json(report.to_json())
+        return
+    show(report)
+    if json_out is not None:
+        note(f"whole report: {json_out}")
+    if card is not None:
+        note(f"scores written into {card}; index again to pass them on to an atlas")
+
+
+def encode_twice(
+    sections: Sequence[Section],
+    *,
+    encoder: str,
+    weights: str | None,
+    scales_um: Sequence[float],
+) -> tuple[Pairs, Pairs]:
+    """Encode sections on our features, and on published ones: one 224 px scale, penultimate."""
+    import numpy as np
+
+    from bleepdb.encoders import FeatureSpec, load_backbone
+    from bleepdb.tissue import TileGeometry
+    from bleepdb.training import collect_pairs
+
+    backbone = load_backbone(encoder, weights=weights)
+    native_um = round(PUBLISHED_TILE_PX * float(np.median([s.known_mpp for s in sections])), 1)
+    made = []
+    for levels, scales in (("multilevel", tuple(scales_um)), ("penultimate", (native_um,))):
+        spec = FeatureSpec.of(backbone, levels, TileGeometry(scales, PUBLISHED_TILE_PX))  # type: ignore[arg-type] # one of the two levels
+        with bar(f"encoding tiles, {levels}") as move:
+            made.append(collect_pairs(sections, spec, backbone, progress=move))
+    return made[0], made[1]
+
+
+def show(
+    report: Report, *, ceiling: dict[str, float] | None = None, title: str | None = None
+) -> None:
+    """Show the table of an evaluation, its null, its comparisons and its one sentence."""
+    from bleepdb.evaluation import OURS
+
+    means, sets = report.means(), report.sets
+    names = [OURS, *(name for name in means if name != OURS)]
+    rows = []
+    for name in names:
+        cells = [name]
+        for key in sets:
+            low, high = report.interval_of(name, key)
+            cells.append(f"{means[name][key]:.3f} [{low:.2f},{high:.2f}]")
+        rows.append(cells)
+    if ceiling is not None:
+        rows.append(["ceiling that the simulator knows", *(f"{ceiling[k]:.3f}" for k in sets)])
+        share = (f"{means[OURS][k] / ceiling[k]:.2f}" for k in sets)
+        rows.append([f"{OURS} / ceiling", *share])
+    held = ", ".join(f.split.name for f in report.folds)
+    out.print(
+        table(
+            title or f"Mean PCC per gene over held-out spots (held out: {held})",
+            ["method", *sets],
+            rows,
+            caption=report.interval_label,
+        )
+    )
+    lines = []
+    for other, found in report.comparisons().items():
+        cells = [f"{OURS} against {other}"]
+        for key in sets:
+            one = found[key]
+            ratio = "-" if one["ratio"] is None else f"{one['ratio']:.2f}x"
+            cells.append(f"{ratio} [{one['low']:+.3f},{one['high']:+.3f}]")
+        lines.append(cells)
+    for key_name, label in (("mean", "shuffled pairs, mean"), ("p99", "shuffled pairs, 99th pct")):
+        null = report.null()
+        if null:
+            lines.append([label, *(f"{null[k][key_name]:+.3f}" for k in sets)])
+    out.print(table("Ratio [interval of the difference]; the null", ["", *sets], lines))
+    out.print(report.summary(), soft_wrap=True)
+
+
+def _compare(
+    pred: Path | None,
+    truth: Path | None,
+    *,
+    json_out: Path | None,
+    as_json: bool,
+    slide_mpp: float | None,
+    image: str | None,
+) -> None:
+    if pred is None or truth is None:
+        raise InputError("--pred and --truth go together", hint="give both")
+    if not pred.is_file():
+        raise InputError("no such file", where=pred, hint="give the imputed .h5ad")
+    from bleepdb.evaluation import compare
+    from bleepdb.files import write_json
+    from bleepdb.tissue import read_section
+
+    row = rows_of(truth, donor="unknown", tissue="unknown", image=image)[0]
+    comparison = compare(pred, read_section(row, slide_mpp=slide_mpp))
+    if json_out is not None:
+        write_json(json_out, comparison.to_json())
+    if as_json:
+        print_json(comparison.to_json())
+        return
+    show_comparison(comparison)
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """Show the scores of an imputed file beside the truth."""
+    rows = [
+        (name, str(n), f"{pcc:.3f}", str(lost), f"{top:.3f}")
+        for name, n, pcc, lost, top in comparison.rows()
+    ]
+    out.print(
+        table(
+            "Imputed beside measured: mean PCC per gene over places",
+            ("genes", "number", "PCC", "without a score", "noise ceiling"),
+            rows,
+            caption=f"{comparison.places} places joined by {comparison.joined_by} "
+            f"({comparison.of_predicted} imputed, {comparison.of_truth} measured)",
+        )
+    )
