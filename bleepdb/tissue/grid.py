@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 MIN_TISSUE: Final = 0.5
 MOST_PLACES: Final = 20_000_000
+ROUNDING: Final = 1e-9
+"""A field of nothing but tissue may sum to a share this much below 1."""
 
 
 def tile_centres(
@@ -71,10 +74,10 @@ def tile_centres(
             "tiles",
             hint="choose a larger stride",
         )
-    columns = np.arange(stride_px / 2, width, stride_px)
-    lines = np.arange(stride_px / 2, height, stride_px)
-    places = np.stack(np.meshgrid(columns, lines), axis=-1).reshape(-1, 2)
-    kept = places[mask.fraction(places, tile_um / slide_mpp) >= min_tissue]
+    columns, lines = ((np.arange(math.ceil(n / stride_px)) + 0.5) * stride_px for n in size_px)
+    inside = np.meshgrid(columns[columns < width], lines[lines < height])
+    places = np.stack(inside, axis=-1).reshape(-1, 2)
+    kept = places[mask.fraction(places, tile_um / slide_mpp) >= min_tissue - ROUNDING]
     if not len(kept):
         raise SlideError(
             f"none of {len(places)} tiles of {tile_um:g} µm is tissue to {min_tissue:.0%}",

@@ -115,7 +115,7 @@ def _mitochondrial(section: Section) -> float | None:
     if not any(named):
         return None
     own = np.asarray(section.counts[:, np.flatnonzero(named)].sum(axis=1)).ravel()
-    return float(np.median(own / section.totals))
+    return float(np.median(own / np.maximum(section.totals, 1)))
 
 
 def _quantiles(values: NDArray[np.integer]) -> tuple[float, float, float]:

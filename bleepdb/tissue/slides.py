@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -215,6 +216,9 @@ def _opened(path: Path) -> Image.Image:
         before = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
         try:
-            return Image.open(path, formats=PLAIN_FORMATS)
+            with warnings.catch_warnings():
+                # PIL warns of tags that it passes over; whether the pixels decode is what counts.
+                warnings.simplefilter("ignore", UserWarning)
+                return Image.open(path, formats=PLAIN_FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = before

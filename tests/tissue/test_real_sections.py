@@ -96,8 +96,10 @@ def test_space_ranger_1_subset(real_data):
     assert (section.counts.shape, section.counts.sum()) == ((100, 100), 932)
     assert section.slide_mpp == pytest.approx(0.7252, abs=1e-4)
     assert section.notes == (
-        "100 of 100 spots with counts have a place under tissue; "
-        "4135 of 4235 places under tissue have no counts",
+        (
+            "100 of 100 spots with counts have a place under tissue; "
+            "4135 of 4235 places under tissue have no counts"
+        ),
     )
 
 
