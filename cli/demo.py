@@ -15,7 +15,9 @@ from .render import bar, note, out
 from .train import DEFAULT_ENCODER, DEFAULT_SCALES_UM, EncoderOption, WeightsOption
 
 if TYPE_CHECKING:
-    from bleepdb.tissue import SheetRow
+    from bleepdb.evaluation import Comparison
+    from bleepdb.querying import Imputed
+    from bleepdb.tissue import Section, SheetRow
 
 SIMULATED, HER2ST = "simulated", "her2st"
 TISSUE = "breast"
@@ -54,7 +56,6 @@ def demo(
     from bleepdb.querying import Query, QuerySettings, check_unchanged, query_slide
     from bleepdb.tissue import Spots, read_sheet
     from bleepdb.training import fit
-    from bleepdb.view import measured_beside_imputed
 
     from .evaluate import encode_twice, show, show_comparison
 
@@ -104,21 +105,7 @@ def demo(
         imputed.write(path, still_valid=lambda: check_unchanged(atlas, imputed))
 
     comparison = compare(path, target)
-    genes = [g for g in PICTURED if g in comparison.symbols][:4]
-    columns = [comparison.symbols.index(g) for g in genes]
-    measured_beside_imputed(
-        comparison.measured[:, columns],
-        comparison.imputed[:, columns],
-        comparison.xy_px,
-        genes,
-        out_folder / "genes.png",
-        title=f"{target.section}: measured, and imputed from "
-        f"{len({s.donor for s in train_on})} other donor(s)"
-        if by == "donor"
-        else f"{target.section}: measured, and imputed from {len(train_on)} other sections",
-        image=imputed.thumbnail,
-        image_scale=imputed.thumbnail_scale,
-    )
+    genes = _picture(comparison, imputed, target, train_on, by, out_folder / "genes.png")
     settings = Settings(by=by, permutations=permutations, only=(_fold_name(rows, held, by),))
     with bar("evaluating beside the baselines") as move:
         folds = run(ours, published, settings, progress=move)
@@ -142,8 +129,36 @@ def demo(
     note(f"next: bleepdb explain {path} --tile {target.barcodes[0]} --gene {genes[0]}")
 
 
+def _picture(
+    comparison: Comparison,
+    imputed: Imputed,
+    target: Section,
+    train_on: list[Section],
+    by: str,
+    path: Path,
+) -> list[str]:
+    """Draw four genes, measured beside imputed; return their names."""
+    from bleepdb.view import measured_beside_imputed
+
+    genes = [g for g in PICTURED if g in comparison.symbols][:4]
+    columns = [comparison.symbols.index(g) for g in genes]
+    donors = len({s.donor for s in train_on})
+    source = f"{donors} other donors" if by == "donor" else f"{len(train_on)} other sections"
+    measured_beside_imputed(
+        comparison.measured[:, columns],
+        comparison.imputed[:, columns],
+        comparison.xy_px,
+        genes,
+        path,
+        title=f"{target.section}: measured, and imputed from {source}",
+        image=imputed.thumbnail,
+        image_scale=imputed.thumbnail_scale,
+    )
+    return genes
+
+
 def _refuse(folder: Path) -> None:
-    """A folder that the demo did not make is left alone."""
+    """Leave a folder alone that the demo did not make."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "samples.csv").is_file():
         raise InputError(
             "holds something that the demo did not make", where=folder, hint="pass --out NEW"

@@ -26,7 +26,7 @@ from .inputs import (
 from .render import bar, note, print_json
 
 DEFAULT_ENCODER = "timm:tf_efficientnet_lite0"
-DEFAULT_SCALES_UM = (154.0, 352.0)
+DEFAULT_SCALES_UM = (176.0, 400.0)
 EncoderOption = Annotated[
     str,
     typer.Option("--encoder", help="timm:NAME, open_clip:NAME[/PRETRAINED] or hf-hub:ORG/NAME."),
@@ -40,7 +40,7 @@ WeightsOption = Annotated[
 ScaleOption = Annotated[
     list[float] | None,
     typer.Option(
-        "--scale-um", help="Edge of a tile in µm (repeatable, one a scale). Default: 154 and 352."
+        "--scale-um", help="Edge of a tile in µm (repeatable, one a scale). Default: 176 and 400."
     ),
 ]
 TilePxOption = Annotated[int, typer.Option("--tile-px", help="Pixels a side of a resampled tile.")]
