@@ -60,6 +60,19 @@ def read_document(path: Path) -> Any:  # noqa: ANN401 - any JSON value
         ) from error
 
 
+@contextmanager
+def written(where: Path) -> Iterator[None]:
+    """Turn a failed write (full disk, no permission) into an error of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise AtlasError(
+            f"cannot be written ({error.strerror or error})",
+            where=where,
+            hint="see to the disk's space and the folder's permissions, then run again",
+        ) from error
+
+
 class AtlasFolder:
     """The folder of an embedded atlas, locked while this object lives.
 
@@ -91,8 +104,9 @@ class AtlasFolder:
             raise AtlasError(f"cannot be made ({error.strerror})", where=root) from error
         self.lock = FolderLock(root / LOCK_FILE, timeout=lock_timeout)
         try:
-            self._check_marker(create=create)
-            self._sweep()
+            with written(root):
+                self._check_marker(create=create)
+                self._sweep()
         except BaseException:
             self.lock.release()
             raise
@@ -145,7 +159,7 @@ class AtlasFolder:
         """Remove what an interrupted creation, removal or index build left behind."""
         home = self.root / COLLECTIONS
         home.mkdir(exist_ok=True)
-        for folder in home.iterdir():
+        for folder in [p for p in home.iterdir() if p.is_dir()]:
             if folder.name.startswith(UNFINISHED):
                 shutil.rmtree(folder)
             else:
@@ -157,7 +171,8 @@ class AtlasFolder:
     def collections(self) -> list[str]:
         """Names of the collections, sorted."""
         home = self.root / COLLECTIONS
-        return sorted(p.name for p in home.iterdir() if not p.name.startswith(UNFINISHED))
+        found = (p for p in home.iterdir() if p.is_dir())
+        return sorted(p.name for p in found if not p.name.startswith(UNFINISHED))
 
     def collection(self, name: str) -> Path:
         """Return the folder of a collection, which need not exist."""
@@ -167,12 +182,13 @@ class AtlasFolder:
     def new_collection(self, spec: CollectionSpec) -> Iterator[Path]:
         """Give a folder to fill; on success it becomes the collection, on error it goes."""
         part = self.root / COLLECTIONS / f"{UNFINISHED}new-{secrets.token_hex(4)}"
-        (part / BLOBS).mkdir(parents=True)
         try:
-            yield part
-            self.write_spec(spec, part)
-            part.rename(self.collection(spec.name))
-            fsync_folder(self.root / COLLECTIONS)
+            with written(part):
+                (part / BLOBS).mkdir(parents=True)
+                yield part
+                self.write_spec(spec, part)
+                part.rename(self.collection(spec.name))
+                fsync_folder(self.root / COLLECTIONS)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
@@ -184,14 +200,15 @@ class AtlasFolder:
     def drop(self, name: str) -> None:
         """Remove a collection: out of sight in one step, then its files, then its aliases."""
         folder = self.collection(name)
-        if folder.exists():
-            gone = folder.with_name(f"{UNFINISHED}old-{secrets.token_hex(4)}")
-            folder.rename(gone)
-            fsync_folder(folder.parent)
-            shutil.rmtree(gone)
-        kept = {a: c for a, c in self.aliases().items() if c != name}
-        if kept != self.aliases():
-            write_json(self.root / ALIASES_FILE, kept)
+        with written(folder):
+            if folder.exists():
+                gone = folder.with_name(f"{UNFINISHED}old-{secrets.token_hex(4)}")
+                folder.rename(gone)
+                fsync_folder(folder.parent)
+                shutil.rmtree(gone)
+            kept = {a: c for a, c in self.aliases().items() if c != name}
+            if kept != self.aliases():
+                write_json(self.root / ALIASES_FILE, kept)
 
     def write_spec(self, spec: CollectionSpec, folder: Path | None = None) -> None:
         """Write what a collection is made with."""
@@ -201,7 +218,9 @@ class AtlasFolder:
             "vectors": dict(spec.vectors),
             "keyword_fields": list(spec.keyword_fields),
         }
-        write_json((folder or self.collection(spec.name)) / SPEC_FILE, document)
+        path = (folder or self.collection(spec.name)) / SPEC_FILE
+        with written(path):
+            write_json(path, document)
 
     def read_spec(self, name: str) -> CollectionSpec:
         """Read what a collection was made with.
@@ -244,7 +263,9 @@ class AtlasFolder:
 
     def set_alias(self, alias: str, collection: str) -> None:
         """Point an alias at a collection, in one step."""
-        write_json(self.root / ALIASES_FILE, {**self.aliases(), alias: collection})
+        path = self.root / ALIASES_FILE
+        with written(path):
+            write_json(path, {**self.aliases(), alias: collection})
 
     def read_manifest(self, name: str) -> Manifest | None:
         """Read a collection's manifest; None where it has none yet."""
@@ -266,18 +287,23 @@ class AtlasFolder:
 
     def write_manifest(self, name: str, manifest: Manifest) -> None:
         """Replace a collection's manifest, whole."""
-        with whole_file(self.collection(name) / MANIFEST_FILE) as part:
+        path = self.collection(name) / MANIFEST_FILE
+        with written(path), whole_file(path) as part:
             part.write_bytes(manifest.to_bytes())
 
     def put_blob(self, name: str, blob: str, data: bytes) -> None:
         """Write a document of a collection, whole."""
-        with whole_file(self.collection(name) / BLOBS / blob) as part:
+        path = self.collection(name) / BLOBS / blob
+        with written(path), whole_file(path) as part:
             part.write_bytes(data)
 
     def get_blob(self, name: str, blob: str) -> bytes | None:
         """Read a document of a collection; None where it is not."""
         path = self.collection(name) / BLOBS / blob
-        return path.read_bytes() if path.is_file() else None
+        try:
+            return path.read_bytes() if path.is_file() else None
+        except OSError as error:
+            raise AtlasCorruptError(f"cannot be read ({error.strerror})", where=path) from error
 
     def list_blobs(self, name: str) -> list[str]:
         """Names of a collection's documents, sorted."""

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 class Where:
     """A filter: every `must` field has one of its values, no `must_not` field has.
 
-    An empty list under `must` matches nothing.
+    An empty list under `must` matches nothing. A point without the field fails `must` and passes
+    `must_not`. Only fields with an index (`CollectionSpec.keyword_fields`) can be named: another
+    is refused, since a misspelt one under `must_not` would exclude nothing without a word.
     """
 
     must: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -161,7 +163,11 @@ class Atlas(Protocol):
         where: Where | None = None,
         exact: bool = True,
     ) -> Hits:
-        """Nearest points of each query row by dot product; ids and scores only."""
+        """Nearest points of each query row by dot product; ids and scores only.
+
+        In order of falling score, equal scores in order of rising id. With `exact` false a search
+        index is used where there is one.
+        """
         ...
 
     def retrieve(

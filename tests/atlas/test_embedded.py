@@ -214,3 +214,18 @@ def test_a_disk_nearly_full_is_refused_before_writing(embedded, lab, monkeypatch
     monkeypatch.undo()
     assert embedded.facet(lab.COLLECTION, "section") == {"S1": 30}
     assert embedded.collections() == [lab.COLLECTION]
+
+
+def test_writes_that_fail_are_errors_of_ours(folder, lab):
+    home = folder / "collections" / lab.COLLECTION
+    shutil.rmtree(home / "blobs")
+    (home / "blobs").write_text("in the way")
+    (folder / "aliases.json").unlink()
+    (folder / "aliases.json").mkdir()
+    (folder / "collections" / "stray.txt").write_text("not a collection")
+    with open_atlas(folder) as atlas:
+        with pytest.raises(AtlasError, match=r"model\.json: cannot be written"):
+            atlas.put_blob(lab.COLLECTION, "model.json", b"{}")
+        with pytest.raises(AtlasError, match=r"aliases\.json: cannot be written"):
+            atlas.set_alias("bleepdb_lung", lab.COLLECTION)
+        assert atlas.collections() == [lab.COLLECTION]
