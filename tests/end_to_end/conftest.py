@@ -9,13 +9,16 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 TRAINING = ("donor-a", "donor-b")
 HELD_OUT = "donor-c"
-RANDOM = ("--encoder", "timm:tf_efficientnet_lite0")
+SMALL = ("--tile-px", 64)  # the made slides are coarse, and small tiles are encoded quickly
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,12 @@ class Lab:
 
 
 @pytest.fixture(scope="session")
+def cli():
+    """Run a command as the console script does: `cli("query", ...)`."""
+    return bleepdb
+
+
+@pytest.fixture(scope="session")
 def sections(tmp_path_factory) -> Path:
     """The sample sheet of made sections, three donors."""
     from bleepdb.simulation import SimulationSettings, simulate, write
@@ -82,7 +91,7 @@ def lab(sections, tmp_path_factory) -> Lab:
     folder = tmp_path_factory.mktemp("lab")
     model, atlas, imputed = folder / "model", folder / "atlas", folder / "imputed.h5ad"
     for words in (
-        ("train", sections, "--out", model, "--exclude-donor", HELD_OUT, *RANDOM),
+        ("train", sections, "--out", model, "--exclude-donor", HELD_OUT, *SMALL),
         ("index", sections, "--model", model, "--atlas", atlas, "--exclude-donor", HELD_OUT,
          "--field", "stain"),
         ("query", sections.parent / f"{HELD_OUT}-1.jpg", "--atlas", atlas, "--tissue", "breast",
