@@ -106,7 +106,7 @@ def tissue_mask(slide: Slide, *, max_px: int = MAX_PX) -> TissueMask:
     mask = _without_specks(_closed(found))
     if not mask.any():
         raise SlideError(
-            "no tissue found", where=slide.path, hint="is this an H&E image? Or give --spots"
+            "no tissue found", where=slide.path, hint="is this an H&E slide, and not blank?"
         )
     return TissueMask(mask, thumbnail.shape[1] / slide.size_px[0])
 
