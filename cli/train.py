@@ -29,7 +29,9 @@ DEFAULT_ENCODER = "timm:tf_efficientnet_lite0"
 DEFAULT_SCALES_UM = (176.0, 400.0)
 EncoderOption = Annotated[
     str,
-    typer.Option("--encoder", help="timm:NAME, open_clip:NAME[/PRETRAINED] or hf-hub:ORG/NAME."),
+    typer.Option(
+        "--encoder", help="timm:NAME, open_clip:NAME, open_clip:NAME/PRETRAINED or hf-hub:ORG/NAME."
+    ),
 ]
 WeightsOption = Annotated[
     str | None,
