@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 import shutil
 from dataclasses import replace
@@ -174,11 +175,17 @@ def _card(data: bytes, where: str) -> dict[str, Any]:
 
 def refuse_folder(folder: Path, *, overwrite: bool) -> None:
     """Check that a model may be written to a folder; parameters and errors as `save_model`."""
-    present = folder.is_dir() and any(folder.iterdir())
     if folder.exists() and not folder.is_dir():
         raise ModelError("is a file", where=folder, hint="name a folder")
-    if present and not (folder / MODEL_CARD_FILE).is_file():
-        raise ModelError("holds something that is no model", where=folder, hint="name a new folder")
+    present = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+    # Replacing a folder removes all that is in it: more than a model must not be lost that way.
+    others = present - {MODEL_CARD_FILE, WEIGHTS_FILE}
+    if others or (present and MODEL_CARD_FILE not in present):
+        raise ModelError(
+            f"holds something that is no model ({min(others | present)})",
+            where=folder,
+            hint="name a new folder",
+        )
     if present and not overwrite:
         raise ModelError(
             "holds a model already", where=folder, hint="name a new folder, or pass --overwrite"
@@ -202,6 +209,7 @@ def save_model(model: Model, folder: Path, *, overwrite: bool = False) -> None:
     ModelError
         If the folder holds something else, or a model and `overwrite` is false.
     """
+    folder = folder.absolute()
     refuse_folder(folder, overwrite=overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
     token = secrets.token_hex(4)
@@ -212,16 +220,16 @@ def save_model(model: Model, folder: Path, *, overwrite: bool = False) -> None:
             with (part / name).open("wb") as file:
                 file.write(data)
                 file.flush()
+                os.fsync(file.fileno())
         fsync_folder(part)
         if folder.exists():
             folder.rename(old)
         part.rename(folder)
         fsync_folder(folder.parent)
-    except OSError:
+    finally:
+        # Whatever stopped the step between the two renames, the earlier model comes back.
         if old.exists() and not folder.exists():
             old.rename(folder)
-        raise
-    finally:
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 

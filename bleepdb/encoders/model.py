@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from bleepdb.encoders.spec import FeatureSpec
     from bleepdb.encoders.towers import Context, Tower
     from bleepdb.panel import Panel
+
+log = logging.getLogger(__name__)
 
 PREDICTABLE = "predictable"
 
@@ -137,6 +140,9 @@ class Model:
     def backbone(self, *, device: str | None = None) -> Backbone:
         """Load the backbone that its features come from (once).
 
+        Weights of another digest (the same ones at half precision, say) are taken where the
+        calibration embeddings agree.
+
         Raises
         ------
         ModelError
@@ -145,14 +151,28 @@ class Model:
         if "backbone" not in self.__dict__.get("_kept", {}):
             made = self.feature_spec.load_backbone(weights=self.weights_file, device=device)
             if made.weights_digest != self.feature_spec.weights_digest:
-                raise ModelError(
-                    f"the weights of {made.spec} here ({made.weights}) are not those that the "
-                    f"model was trained with ({self.feature_spec.weights})",
-                    hint="give the right weights file, or train a model with these",
-                )
+                self._accept_other(made)
             self.__dict__["_kept"] = {"backbone": made}
         kept: Backbone = self.__dict__["_kept"]["backbone"]
         return kept
+
+    def _accept_other(self, backbone: Backbone) -> None:
+        """Refuse weights of another digest unless the calibration embeddings agree."""
+        wrong = ModelError(
+            f"the weights of {backbone.spec} here ({backbone.weights}) are not those that the "
+            f"model was trained with ({self.feature_spec.weights})",
+            hint="give the right weights file, or train a model with these",
+        )
+        if not self.calibration:
+            raise wrong
+        try:
+            self.check_against(backbone)
+        except ModelError as error:
+            raise wrong from error
+        log.warning(
+            "the weights of %s have another digest than in training, and give the same neighbours",
+            backbone.spec,
+        )
 
     def embed_images(
         self, features: NDArray[np.float32], positions_um: NDArray[np.float64]
@@ -258,7 +278,11 @@ class Model:
             If the mean cosine or the mean overlap of nearest neighbours is too low: what is here
             is not what was trained.
         """
-        now = self.canonical_embeddings(self.backbone())
+        self.check_against(self.backbone(), where=where)
+
+    def check_against(self, backbone: Backbone, *, where: str | Path | None = None) -> None:
+        """Do the same with a given backbone; errors as `check_calibration`."""
+        now = self.canonical_embeddings(backbone)
         for name, before in self.calibration.items():
             cosine, overlap = agreement(before, now[name])
             if cosine < LEAST_COSINE or overlap < LEAST_OVERLAP:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from bleepdb.encoders.backbone import RANDOM, load_backbone
@@ -36,6 +36,8 @@ class FeatureSpec:
         ``"penultimate"`` or ``"multilevel"``.
     geometry
         Fields in µm and their size in px.
+    mean, std
+        Pixel statistics with which the backbone is fed, RGB in [0, 1].
     """
 
     backbone: str
@@ -43,11 +45,21 @@ class FeatureSpec:
     weights_digest: str
     levels: Levels
     geometry: TileGeometry
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     @classmethod
     def of(cls, backbone: Backbone, levels: Levels, geometry: TileGeometry) -> Self:
         """Say what a loaded backbone gives at these levels and scales."""
-        return cls(backbone.spec, backbone.weights, backbone.weights_digest, levels, geometry)
+        return cls(
+            backbone.spec,
+            backbone.weights,
+            backbone.weights_digest,
+            levels,
+            geometry,
+            backbone.mean,
+            backbone.std,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that the model card keeps."""
@@ -58,6 +70,8 @@ class FeatureSpec:
             "weights_digest": self.weights_digest,
             "levels": self.levels,
             "geometry": self.geometry.to_json(),
+            "mean": list(self.mean),
+            "std": list(self.std),
         }
 
     @classmethod
@@ -81,12 +95,14 @@ class FeatureSpec:
             document["weights_digest"],
             document["levels"],
             TileGeometry.from_json(document["geometry"]),
+            tuple(document["mean"]),
+            tuple(document["std"]),
         )
 
     def load_backbone(
         self, *, weights: str | Path | None = None, device: str | None = None
     ) -> Backbone:
-        """Load the backbone that gives these features.
+        """Load the backbone that gives these features, fed with these pixel statistics.
 
         Parameters
         ----------
@@ -108,4 +124,5 @@ class FeatureSpec:
             )
         if weights is None and self.weights.startswith(RANDOM):
             weights = self.weights
-        return load_backbone(self.backbone, weights=weights, device=device)
+        made = load_backbone(self.backbone, weights=weights, device=device)
+        return replace(made, mean=self.mean, std=self.std)

@@ -19,6 +19,8 @@ REFERENCE_WIDTH: Final = (
     1280.0  # penalties mean the same for any width of features: see `image_axes`
 )
 SPREAD_FLOOR: Final = 1e-6
+"""A feature that varies less on the training spots says nothing, and is left out: dividing by its
+SD would let a query in which it does vary fly off."""
 
 
 def principal_axes(
@@ -98,6 +100,13 @@ def with_context(pairs: Pairs, context: Context | None) -> NDArray[np.float32]:
     return np.concatenate([context.append(s.features, s.positions_um) for s in pairs.sections])
 
 
+def one_over_spread(x: NDArray[Any]) -> NDArray[np.float64]:
+    """Return what standardises each column, 1 / SD, (p,) float64; 0 where it does not vary."""
+    spread = x.std(axis=0, dtype=np.float64)
+    varies = spread > SPREAD_FLOOR
+    return np.where(varies, 1.0 / np.where(varies, spread, 1.0), 0.0)
+
+
 def image_axes(pairs: Pairs, context: Context | None, rank: int) -> ImageAxes:
     """Standardise features on the training spots and find their principal axes.
 
@@ -114,10 +123,11 @@ def image_axes(pairs: Pairs, context: Context | None, rank: int) -> ImageAxes:
         Number of axes.
     """
     x = with_context(pairs, context).astype(np.float64)
-    mean, spread = x.mean(axis=0), x.std(axis=0) + SPREAD_FLOOR
-    if context is not None and context.weight > 0:
-        spread[x.shape[1] // 2 :] /= context.weight
-    scale = np.sqrt(REFERENCE_WIDTH / x.shape[1]) / spread
+    mean, scale = x.mean(axis=0), one_over_spread(x)
+    if context is not None:
+        # Standardising undoes the weight of the context; here it is put back.
+        scale[x.shape[1] // 2 :] *= context.weight
+    scale *= np.sqrt(REFERENCE_WIDTH / x.shape[1])
     x -= mean
     x *= scale
     axes, singular = principal_axes(x, rank)

@@ -148,8 +148,17 @@ class Pairs:
         return float(np.median([s.pitch_um for s in self.sections]))
 
     def subset(self, names: Sequence[str]) -> Pairs:
-        """Return the pairs of some sections; the shared genes are theirs alone."""
+        """Return the pairs of some sections; the shared genes are theirs alone.
+
+        Raises
+        ------
+        ValueError
+            If one is not there, or none is named.
+        """
         wanted = set(names)
+        if not wanted or not wanted <= set(self.names):
+            message = f"no sections {sorted(wanted - set(self.names))} among {self.names}"
+            raise ValueError(message)
         return Pairs(tuple(s for s in self.sections if s.section in wanted), self.feature_spec)
 
 

@@ -15,7 +15,7 @@ training spots was measured to be harmful.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -25,8 +25,9 @@ from torch import nn
 from bleepdb.encoders import Context, Model, Projection
 from bleepdb.gene_sets import highly_variable
 from bleepdb.names import EXPRESSION
-from bleepdb.training.affine import SPREAD_FLOOR, with_context
+from bleepdb.training.affine import one_over_spread, with_context
 from bleepdb.training.loss import bleep_loss
+from bleepdb.training.recipes.settings import MAX_CONTEXT, require, settings_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -54,7 +55,8 @@ class BleepSettings:
         Neighbours that are averaged.
     standardise
         Whether image features are scaled to mean 0 and SD 1 on the training spots first. Levels
-        of a backbone differ in scale by far, so that features of several levels need it.
+        of a backbone differ in scale by far, so that features of several levels need it; None:
+        they get it, and penultimate features are taken as they are, as published.
     context, ring
         Weight of adjacent places in the features, and their ring as multiples of the training
         pitch; not published.
@@ -69,9 +71,25 @@ class BleepSettings:
     epochs: int = 150
     temperature: float = 1.0
     k: int = 50
-    standardise: bool = False
+    standardise: bool | None = None
     context: float = 0.0
     ring: tuple[float, float] = (0.5, 1.5)
+
+    def __post_init__(self) -> None:
+        require(
+            where=NAME,
+            variable_genes=self.variable_genes >= 1,
+            dimension=self.dimension >= 1,
+            dropout=0 <= self.dropout < 1,
+            learning_rate=self.learning_rate > 0,
+            weight_decay=self.weight_decay >= 0,
+            batch=self.batch >= 2,
+            epochs=self.epochs >= 1,
+            temperature=self.temperature > 0,
+            k=self.k >= 1,
+            context=0 <= self.context <= MAX_CONTEXT,
+            ring=0 <= self.ring[0] < self.ring[1],
+        )
 
 
 class Head(nn.Module):
@@ -114,14 +132,17 @@ def fit(
     Model
         Without calibration embeddings and scores.
     """
-    settings = BleepSettings(**dict(hyper or {}))
+    settings = settings_from(BleepSettings, hyper, NAME)
+    if settings.standardise is None:
+        several = pairs.feature_spec.levels == "multilevel"
+        settings = replace(settings, standardise=several)
     inner, outer = (r * pairs.pitch_um for r in settings.ring)
     context = Context(inner, outer, settings.context) if settings.context > 0 else None
     features = with_context(pairs, context)
     mean, scale = np.zeros(features.shape[1]), np.ones(features.shape[1])
     if settings.standardise:
         mean = features.mean(axis=0, dtype=np.float64)
-        scale = 1.0 / (features.std(axis=0, dtype=np.float64) + SPREAD_FLOOR)
+        scale = one_over_spread(features)
         if context is not None:
             scale[len(scale) // 2 :] *= context.weight
     columns = variable_columns(pairs, settings.variable_genes)

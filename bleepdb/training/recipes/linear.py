@@ -26,6 +26,7 @@ from bleepdb.encoders.towers import unit
 from bleepdb.imputation import effective_weights, nearest
 from bleepdb.names import IMAGE
 from bleepdb.training.affine import ImageAxes, image_axes, principal_axes, with_context
+from bleepdb.training.recipes.settings import MAX_CONTEXT, require, settings_from
 from bleepdb.training.tuning import Target, choose_penalty, smoothed
 
 if TYPE_CHECKING:
@@ -73,6 +74,22 @@ class LinearSettings:
     context: float = 0.5
     smoothing: float = 0.3
     ring: tuple[float, float] = (0.5, 1.5)
+
+    def __post_init__(self) -> None:
+        require(
+            where=NAME,
+            axes=self.axes >= 1,
+            components=self.components >= 1,
+            whitening=0 <= self.whitening <= 1,
+            alpha=self.alpha is None or self.alpha > 0,
+            alphas=len(self.alphas) > 0 and min(self.alphas) > 0,
+            k=self.k >= 1,
+            temperature=self.temperature > 0,
+            low_rank=self.low_rank >= 0,
+            context=0 <= self.context <= MAX_CONTEXT,
+            smoothing=0 <= self.smoothing <= 1,
+            ring=0 <= self.ring[0] < self.ring[1],
+        )
 
 
 @dataclass(frozen=True)
@@ -213,8 +230,13 @@ def fit(
     -------
     Model
         Without calibration embeddings and scores.
+
+    Raises
+    ------
+    InputError
+        If a hyperparameter is unknown or out of range.
     """
-    settings = LinearSettings(**dict(hyper or {}))
+    settings = settings_from(LinearSettings, hyper, NAME)
     by = "given"
     if settings.alpha is None:
         alpha, by = tune(pairs, settings, progress=progress)
