@@ -194,7 +194,8 @@ def noise_ceiling(
 
     Notes
     -----
-    Depth that differs between spots is shared by both halves and so counts as signal.
+    Only the noise of counting is seen, so this is an upper bound: depth that differs between
+    spots, and technical noise beyond counting, are shared by both halves and count as signal.
 
     Spearman (1910) and Brown (1910), British Journal of Psychology 3; thinning as in Neufeld,
     Gao, Popp, Battle and Witten (2024), Biostatistics 25:270-287.

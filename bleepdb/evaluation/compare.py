@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +17,9 @@ from bleepdb.names import GENE_IDS, SPATIAL
 from bleepdb.normalise import log1p_cp10k
 from bleepdb.panel import Panel
 from bleepdb.places import spacing
+from bleepdb.querying.genes import PREDICTABLE
 from bleepdb.run_card import make_run_card
+from bleepdb.tissue.readers.hdf5 import open_hdf5
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,9 +119,9 @@ class Comparison:
 def compare(predicted: Path, truth: Section) -> Comparison:
     """Compare an imputed ``.h5ad`` with a measured section.
 
-    Places are joined by name (with or without the prefix ``slide:``), else each measured spot
-    takes the nearest imputed place within half the spacing of spots. Genes are matched as panels
-    are.
+    Places are joined by name: ``section:barcode``, the barcode, or ``anything:barcode`` where
+    only one place ends so; else each measured spot takes the nearest imputed place within half
+    the spacing of spots. Genes are matched as panels are.
 
     Parameters
     ----------
@@ -130,8 +133,11 @@ def compare(predicted: Path, truth: Section) -> Comparison:
     Raises
     ------
     InputError
-        If the file cannot be read, or too few places or no genes are shared.
+        If the file cannot be read or points outside itself, or too few places or no genes are
+        shared.
     """
+    with open_hdf5(predicted, "AnnData"):
+        pass  # links to other files and damage are refused before anndata follows them
     try:
         made = ad.read_h5ad(predicted)
     except (OSError, KeyError, ValueError) as error:
@@ -148,6 +154,8 @@ def compare(predicted: Path, truth: Section) -> Comparison:
             where=predicted,
             hint="compare files of the same slide",
         )
+    if made.X is None:
+        raise InputError("has no X", where=predicted, hint="impute genes first (--genes)")
     ids = made.var[GENE_IDS].astype(str).tolist() if GENE_IDS in made.var else []
     panel = Panel(tuple(made.var_names), tuple(ids) if any(ids) else ())
     found = panel.match(truth.panel)
@@ -158,8 +166,7 @@ def compare(predicted: Path, truth: Section) -> Comparison:
     totals = truth.totals[spots]
     counts = truth.counts[spots][:, found.right].toarray()
     measured = log1p_cp10k(counts, totals[:, None])
-    imputed = np.asarray(made[rows, found.left].X, dtype=np.float32)
-    flagged = "predictable" in made.var
+    imputed = made[rows, found.left].to_df().to_numpy(dtype=np.float32)  # dense, whatever X is
     return Comparison(
         joined_by=by,
         places=len(rows),
@@ -169,7 +176,7 @@ def compare(predicted: Path, truth: Section) -> Comparison:
         pcc=pearson_per_gene(imputed, measured),
         rmse=rmse_per_gene(imputed, measured),
         ceiling=noise_ceiling(counts, totals),
-        predictable=made.var["predictable"].to_numpy(dtype=bool)[found.left] if flagged else None,
+        predictable=_flags(made, found.left),
         measured=measured,
         imputed=imputed,
         xy_px=np.asarray(made.obsm[SPATIAL], dtype=np.float64)[rows],
@@ -179,8 +186,12 @@ def compare(predicted: Path, truth: Section) -> Comparison:
 def _join(made: ad.AnnData, truth: Section) -> tuple[NDArray[np.int64], NDArray[np.int64], str]:
     """Rows of the prediction, spots of the truth, and what joined them."""
     names = {name: i for i, name in enumerate(made.obs_names)}
-    names |= {n.partition(":")[2]: i for n, i in names.items() if ":" in n}
-    pairs = [(names[b], j) for j, b in enumerate(truth.barcodes.tolist()) if b in names]
+    endings = Counter(n.partition(":")[2] for n in names)
+    loose = {n.partition(":")[2]: i for n, i in names.items() if endings[n.partition(":")[2]] == 1}
+    table = loose | names
+    spelt = ((j, (f"{truth.section}:{b}", b)) for j, b in enumerate(truth.barcodes.tolist()))
+    found = ((j, next((table[n] for n in both if n in table), None)) for j, both in spelt)
+    pairs = [(i, j) for j, i in found if i is not None]
     if len(pairs) >= FEWEST_PLACES:
         both = np.array(pairs, dtype=np.int64)
         return both[:, 0], both[:, 1], "name"
@@ -188,3 +199,12 @@ def _join(made: ad.AnnData, truth: Section) -> tuple[NDArray[np.int64], NDArray[
     away, nearest = cKDTree(places).query(truth.xy_px)
     near = np.flatnonzero(np.asarray(away) <= spacing(truth.xy_px) / 2)
     return np.asarray(nearest, dtype=np.int64)[near], near, "position"
+
+
+def _flags(made: ad.AnnData, genes: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+    """Which genes the file's own card calls predictable; None where it does not say."""
+    if PREDICTABLE not in made.var:
+        return None
+    # The column is of numbers or truth values; a gene outside the card has NaN.
+    values = made.var[PREDICTABLE].to_numpy(dtype=np.float64, na_value=np.nan)
+    return np.asarray(np.nan_to_num(values[genes]) > 0)

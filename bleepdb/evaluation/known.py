@@ -35,14 +35,15 @@ def known_ceiling(
     Returns
     -------
     dict
-        Gene set -> mean over its genes, a gene without a score counted as 0, as for methods.
+        Gene set -> mean over its genes, a gene without a score counted as 0, and over the
+        held-out sections, as for methods.
 
     Raises
     ------
     InputError
         If a truth lacks a spot or gene of its section.
     """
-    rates, counts = [], []
+    found: dict[str, list[float]] = {name: [] for name, w in fold.members.items() if len(w)}
     for section in held_out.sections:
         truth = read_truth(truths[section.section])
         row = {name: i for i, name in enumerate(truth.barcodes)}
@@ -55,7 +56,7 @@ def known_ceiling(
         spots = [row[b] for b in section.barcodes.tolist()]
         here = [column[s] for s in section.panel.symbols]
         there = section.panel.find(fold.genes.symbols)
-        rates.append(truth.rates[spots][:, here][:, there])
-        counts.append(section.counts[:, there].toarray())
-    best = ceiling(np.concatenate(rates), np.concatenate(counts))
-    return {name: mean_score(best[found])[0] for name, found in fold.members.items() if len(found)}
+        best = ceiling(truth.rates[spots][:, here][:, there], section.counts[:, there])
+        for name, scores in found.items():
+            scores.append(mean_score(best[fold.members[name]])[0])
+    return {name: float(np.mean(scores)) for name, scores in found.items()}

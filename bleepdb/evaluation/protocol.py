@@ -1,5 +1,8 @@
 """Leave one section or donor out: every method on the same folds, genes and spots.
 
+A score of a fold is the mean over its held-out sections of the correlation over the spots of each:
+sections differ in depth and stain, and what separates them is no prediction of tissue.
+
 Gene sets, panels, scaling, components and penalties come from the training sections of each fold.
 What is held out is not among the references, so that no spot answers for itself; where a section
 is held out and its donor stays in training, the report says so.
@@ -13,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from bleepdb.errors import InputError
+from bleepdb.evaluation.held_out import HeldOutTruth
 from bleepdb.evaluation.methods import (
     BASELINES,
     BLEEP_EQUAL,
@@ -23,22 +27,15 @@ from bleepdb.evaluation.methods import (
     fit_ours,
     predict_with,
 )
+from bleepdb.files import digest
+from bleepdb.gene_sets import HVG
 from bleepdb.metrics import (
     mean_score,
-    noise_ceiling,
-    pearson_per_gene,
     permutation_null,
     rmse_per_gene,
     variance_ratio_per_gene,
-    weighted_pearson,
 )
-from bleepdb.splits import (
-    block_draws,
-    interval,
-    leave_one_donor_out,
-    leave_one_section_out,
-    spatial_blocks,
-)
+from bleepdb.splits import interval, leave_one_donor_out, leave_one_section_out
 from bleepdb.training.recipes.linear import Folded, LinearSettings
 from bleepdb.training.tuning import Target
 
@@ -51,8 +48,6 @@ if TYPE_CHECKING:
     from bleepdb.splits import Split
     from bleepdb.training import Pairs
 
-BLOCK_PITCHES: Final = 5.0
-DRAWS: Final = 500
 PREDICTABLE_PCC: Final = 0.2
 COMPARED: Final = (BLEEP_PUBLISHED, BLEEP_EQUAL, RIDGE_EQUAL)
 
@@ -109,7 +104,8 @@ class FoldResult:
     genes
         The training panel.
     pcc, ceiling
-        (genes,) held-out PCC of the linear recipe, and the noise ceiling of the held-out spots.
+        (genes,) held-out PCC of the linear recipe, and the noise ceiling of the held-out spots;
+        NaN where no held-out section measured the gene or all are constant.
     in_training_donor
         Whether a donor of the held-out sections was trained on.
     imputed
@@ -175,7 +171,18 @@ def run(
         How.
     progress
         Called with (steps done, steps).
+
+    Raises
+    ------
+    InputError
+        If there are too few sections or donors, or two sections hold the same counts.
+    ValueError
+        If the two are not of the same sections.
     """
+    if [s.digest for s in ours.sections] != [s.digest for s in published.sections]:
+        message = "the two kinds of features are not of the same sections"
+        raise ValueError(message)
+    refuse_twins(ours)
     folds = splits_of(ours, settings)
     steps = len(folds) * (len(BASELINES) + 2)
     done = 0
@@ -198,118 +205,98 @@ def _fold(
     model = fit_ours(fold)
     every = np.arange(len(target.inside.panel))
     imputed = predict_with(model, target, every)
-    whole = np.concatenate([s.profiles_on(target.inside.panel) for s in target.outside.sections])
     values: dict[str, NDArray[np.floating[Any]]] = {}
     for method in BASELINES:
         values[method.name] = method.predict(fold)
         step()
     values[OURS] = imputed[:, target.genes]
     step()
-    draws = _draws(target, settings.seed)
-    per_gene = {name: pearson_per_gene(v, target.truth) for name, v in values.items()}
-    sampled = {
-        name: _set_means(weighted_pearson(v, target.truth, draws), target)
-        for name, v in values.items()
-    }
+    held = HeldOutTruth.of(target)
+    per_gene = {name: held.pcc(v) for name, v in values.items()}
     alpha = float(model.hyper["alpha"])
-    null = _null(target, alpha, settings)
+    null = _null(target, held, alpha, settings)
     step()
-    hvg = target.where["HVG"]
+    hvg = held.sets.get(HVG, np.arange(len(target.genes)))
     train_donors = {s.donor for s in target.inside.sections}
     return FoldResult(
         split=split,
         sets={name: len(found) for name, found in target.sets.items()},
         members=target.sets,
-        scores=_per_set(per_gene, target, 0),
-        undefined=_per_set(per_gene, target, 1),
-        rmse={n: _mean_of(rmse_per_gene(v, target.truth)[hvg]) for n, v in values.items()},
-        variance_ratio={
-            n: _mean_of(variance_ratio_per_gene(v, target.truth)[hvg]) for n, v in values.items()
-        },
-        draws=sampled,
+        scores=_per_set(per_gene, held, 0),
+        undefined=_per_set(per_gene, held, 1),
+        rmse={n: held.mean(rmse_per_gene, v, hvg) for n, v in values.items()},
+        variance_ratio={n: held.mean(variance_ratio_per_gene, v, hvg) for n, v in values.items()},
+        draws={name: held.samples(v, seed=settings.seed) for name, v in values.items()},
         null=null,
         alpha=alpha,
         genes=target.inside.panel,
-        pcc=pearson_per_gene(imputed, whole),
-        ceiling=_ceiling(target, settings.seed),
+        pcc=HeldOutTruth.of(target, every).pcc(imputed),
+        ceiling=held.ceiling(seed=settings.seed),
         in_training_donor=any(s.donor in train_donors for s in target.outside.sections),
         imputed=imputed,
     )
 
 
+def refuse_twins(pairs: Pairs) -> None:
+    """Refuse sections with the same counts under two names: one would answer for the other.
+
+    Raises
+    ------
+    InputError
+        Naming the two.
+    """
+    seen: dict[str, str] = {}
+    for section in pairs.sections:
+        counts = section.counts
+        parts = (counts.indptr, counts.indices, counts.data)
+        mark = digest(*(np.asarray(p).astype("<i8").tobytes() for p in parts))
+        if mark in seen:
+            raise InputError(
+                f"sections {seen[mark]} and {section.section} hold the same counts",
+                hint="keep one of them: held out, it would be found in training under another name",
+            )
+        seen[mark] = section.section
+
+
 def _per_set(
-    per_gene: dict[str, NDArray[np.float64]], target: Target, which: int
+    per_gene: dict[str, NDArray[np.float64]], held: HeldOutTruth, which: int
 ) -> dict[str, dict[str, Any]]:
     return {
-        name: {key: mean_score(r[w])[which] for key, w in target.where.items()}
+        name: {key: mean_score(r[w])[which] for key, w in held.sets.items()}
         for name, r in per_gene.items()
     }
 
 
-def _mean_of(values: NDArray[np.float64]) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else float("nan")
+def _null(
+    target: Target, held: HeldOutTruth, alpha: float, settings: Settings
+) -> dict[str, NDArray[np.float64]]:
+    """Scores of the linear recipe refitted on shuffled pairs, shuffled within each section.
 
-
-def _draws(target: Target, seed: int) -> NDArray[np.float64]:
-    """Bootstrap counts of the held-out spots, whole blocks of each section at a time."""
-    block_um = BLOCK_PITCHES * target.inside.pitch_um
-    labels: list[NDArray[np.int64]] = []
-    above = 0
-    for section in target.outside.sections:
-        found = spatial_blocks(section.positions_um, block_um=block_um)
-        labels.append(found + above)
-        above += int(found.max(initial=-1)) + 1
-    return block_draws(np.concatenate(labels), n=DRAWS, seed=seed)
-
-
-def _set_means(samples: NDArray[np.float64], target: Target) -> dict[str, NDArray[np.float64]]:
-    known = np.nan_to_num(samples, nan=0.0)
-    return {key: known[:, w].mean(axis=1) for key, w in target.where.items()}
-
-
-def _null(target: Target, alpha: float, settings: Settings) -> dict[str, NDArray[np.float64]]:
-    """Scores of the linear recipe refitted on shuffled pairs, shuffled within each section."""
+    The penalty stays the one that was chosen on the true pairs.
+    """
     if settings.permutations < 1:
         return {}
     folded = Folded.of(target, LinearSettings())
     section = target.inside.section_of_spot
-    names = list(target.where)
 
     def shuffled(rng: np.random.Generator) -> NDArray[np.float64]:
         order = np.arange(len(section))
         for number in range(len(target.inside.sections)):
             rows = np.flatnonzero(section == number)
             order[rows] = rng.permutation(rows)
-        pcc = pearson_per_gene(folded.predict(alpha, order), target.truth)
-        return np.array([mean_score(pcc[target.where[name]])[0] for name in names])
+        pcc = held.pcc(folded.predict(alpha, order))
+        return np.array([mean_score(pcc[w])[0] for w in held.sets.values()])
 
     found = permutation_null(shuffled, n=settings.permutations, seed=settings.seed)
-    return {name: found.scores[:, i] for i, name in enumerate(names)}
-
-
-def _ceiling(target: Target, seed: int) -> NDArray[np.float64]:
-    """Noise ceiling of each gene on the held-out spots, by thinning their counts."""
-    panel = target.inside.panel
-    parts = []
-    for section in target.outside.sections:
-        found = section.panel.match(panel)
-        if len(found) < len(panel):
-            return np.full(len(panel), np.nan)
-        order = np.empty(len(panel), dtype=np.int64)
-        order[found.right] = found.left
-        counts = section.counts[:, order]
-        totals = np.asarray(counts.sum(axis=1)).ravel()
-        parts.append(noise_ceiling(counts, totals, seed=seed))
-    return np.asarray(np.mean(parts, axis=0))
+    return {name: found.scores[:, i] for i, name in enumerate(held.sets)}
 
 
 def mean_over_folds(results: Sequence[FoldResult]) -> dict[str, dict[str, float]]:
-    """Mean score over folds: method -> gene set -> PCC."""
-    first = results[0].scores
+    """Mean score over folds: method -> gene set -> PCC, for the sets that every fold has."""
+    sets = [k for k in results[0].sets if all(r.sets.get(k) for r in results)]
     return {
         name: {key: float(np.mean([r.scores[name][key] for r in results])) for key in sets}
-        for name, sets in first.items()
+        for name in results[0].scores
     }
 
 

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from bleepdb.evaluation.held_out import BLOCK_PITCHES, DRAWS
 from bleepdb.evaluation.methods import BASELINES, BLEEP_EQUAL, BLEEP_PUBLISHED, OURS, RIDGE_EQUAL
 from bleepdb.evaluation.protocol import (
-    BLOCK_PITCHES,
     COMPARED,
-    DRAWS,
     PREDICTABLE_PCC,
     difference,
     mean_over_folds,
 )
 from bleepdb.gene_sets import HEG, HVG, MG
+from bleepdb.metrics import mean_score
 from bleepdb.run_card import make_run_card
 from bleepdb.splits import interval
 
@@ -52,6 +52,8 @@ class Report:
         Section -> donor.
     ours, published
         What the features were, JSON objects.
+    panel
+        The genes that all sections share: those with a score of their own.
     """
 
     folds: Sequence[FoldResult]
@@ -59,6 +61,7 @@ class Report:
     donors: dict[str, str]
     ours: dict[str, Any]
     published: dict[str, Any]
+    panel: Panel
 
     @classmethod
     def of(
@@ -71,6 +74,7 @@ class Report:
             {s.section: s.donor for s in ours.sections},
             ours.feature_spec.to_json(),
             published.feature_spec.to_json(),
+            ours.panel,
         )
 
     @property
@@ -91,6 +95,13 @@ class Report:
     def means(self) -> dict[str, dict[str, float]]:
         """Mean score over folds: method -> gene set -> PCC."""
         return mean_over_folds(self.folds)
+
+    def ceilings(self) -> dict[str, float]:
+        """Mean noise ceiling of the held-out counts, per gene set."""
+        return {
+            key: float(np.mean([mean_score(f.ceiling[f.members[key]])[0] for f in self.folds]))
+            for key in self.sets
+        }
 
     def interval_of(self, method: str, gene_set: str) -> tuple[float, float]:
         """Bootstrap interval of a method's mean score."""
@@ -166,7 +177,8 @@ class Report:
             ceiling[i, found.left] = fold.ceiling[found.right]
         known = np.isfinite(pcc)
         mean = np.nansum(pcc, axis=0) / np.maximum(known.sum(axis=0), 1)
-        good = known.all(axis=0) & (mean >= PREDICTABLE_PCC) & (np.nan_to_num(pcc).min(axis=0) >= 0)
+        steady = np.nan_to_num(pcc).min(axis=0) >= 0
+        good = known.all(axis=0) & (mean >= PREDICTABLE_PCC) & steady
         seen = np.isfinite(ceiling)
         top = np.nansum(ceiling, axis=0) / np.maximum(seen.sum(axis=0), 1)
         return {
@@ -177,10 +189,6 @@ class Report:
 
     def card_scores(self, panel: Panel) -> dict[str, Any]:
         """Return what the model card keeps: per gene set and per gene, and how it was found."""
-        genes = {
-            name: [_number(v, 4) for v in values.tolist()]
-            for name, values in self.gene_scores(panel).items()
-        }
         return {
             "about": {
                 "held_out": self.settings.by,
@@ -190,7 +198,13 @@ class Report:
                 "interval": self.interval_label,
             },
             "sets": {k: _number(v, 4) for k, v in self.means()[OURS].items()},
-            "genes": genes,
+            "genes": self._genes(panel),
+        }
+
+    def _genes(self, panel: Panel) -> dict[str, list[float | None]]:
+        return {
+            name: [_number(v, 4) for v in values.tolist()]
+            for name, values in self.gene_scores(panel).items()
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -209,6 +223,7 @@ class Report:
                 name: {k: list(self.interval_of(name, k)) for k in self.sets} for name in means
             },
             "interval_label": self.interval_label,
+            "noise_ceiling": self.ceilings(),
             "comparisons": self.comparisons(),
             "null": self.null(),
             "summary": self.summary(),
@@ -228,6 +243,8 @@ class Report:
                 }
                 for f in self.folds
             ],
+            "genes": {"symbol": list(self.panel.symbols), "gene_id": list(self.panel.gene_ids)}
+            | self._genes(self.panel),
             "notes": self.notes(),
             "run_card": make_run_card(
                 seeds={"evaluation": self.settings.seed},
@@ -243,14 +260,20 @@ class Report:
         """Say what a reader has to know to read the figures."""
         fitted = (
             "Gene sets, scaling, components and penalties are fitted on the training sections of "
-            "each fold. Scores are Pearson correlations per gene over the held-out spots; a gene "
-            "without a score counts as 0."
+            "each fold. Scores are Pearson correlations per gene over the spots of a held-out "
+            "section, in the mean over sections; a gene without a score counts as 0."
+        )
+        ceiling = (
+            "The noise ceiling is what a perfect prediction of the rates could reach on these "
+            "counts, estimated by splitting them. It is an upper bound: technical noise beyond "
+            "counting, and depth that differs between spots, count as signal in it. The null "
+            "keeps the penalty that was chosen on the true pairs."
         )
         trained = (
             f"{BLEEP_PUBLISHED} and {BLEEP_EQUAL} train the published heads on a frozen "
             "backbone, without Harmony, and keep the last epoch."
         )
-        made = [fitted, trained]
+        made = [fitted, ceiling, trained]
         if any(f.in_training_donor for f in self.folds):
             made.append(
                 "In some folds the held-out section's donor is among the training donors: scores "

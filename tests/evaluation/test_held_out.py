@@ -1,0 +1,143 @@
+"""Scores of a fold: each section by itself, then their mean."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from bleepdb.errors import InputError
+from bleepdb.evaluation.held_out import DRAWS, HeldOutTruth
+from bleepdb.evaluation.known import known_ceiling
+from bleepdb.metrics import pearson_per_gene, rmse_per_gene
+from bleepdb.panel import Panel
+from bleepdb.simulation import SimulationSettings, simulate
+from bleepdb.simulation.truth import write_truth
+from bleepdb.splits import block_draws, spatial_blocks
+from bleepdb.training import PairedSection, Pairs
+from bleepdb.training.tuning import Target
+
+
+@pytest.fixture(scope="module")
+def fold(paired):
+    pairs = paired(("A", "B", "B"))
+    target = Target(pairs.subset(["S0"]), pairs.subset(["S1", "S2"]))
+    held = HeldOutTruth.of(target)
+    rng = np.random.default_rng(0)
+    return target, held, held.truth + rng.normal(0, 1, held.truth.shape)
+
+
+def test_the_score_is_the_mean_over_sections(fold):
+    _, held, values = fold
+    parts = [pearson_per_gene(values[r], held.truth[r]) for r in (slice(0, 81), slice(81, 162))]
+    np.testing.assert_allclose(held.pcc(values), np.mean(parts, axis=0))
+    moved = values.copy()
+    moved[81:] += 5.0  # what separates sections is no prediction of tissue
+    np.testing.assert_allclose(held.pcc(moved), held.pcc(values))
+
+
+def test_a_section_without_a_score_counts_as_zero_and_one_without_the_gene_not_at_all(fold):
+    target, held, values = fold
+    flat = values.copy()
+    flat[:81, 0] = 1.0
+    flat[:, 1] = 1.0
+    second = pearson_per_gene(values[81:], held.truth[81:])
+    assert held.pcc(flat)[0] == pytest.approx(second[0] / 2)
+    assert np.isnan(held.pcc(flat)[1])
+    lost = target.genes[2]
+    kept = np.delete(np.arange(70), lost)
+    first, other = target.outside.sections
+    poorer = replace(first, counts=first.counts[:, kept], panel=first.panel.take(kept))
+    outside = Pairs((poorer, other), target.outside.feature_spec)
+    fewer = HeldOutTruth.of(Target(target.inside, outside), target.genes)
+    assert not fewer.measured[0, 2]
+    assert np.isnan(fewer.truth[:81, 2]).all()
+    assert fewer.pcc(values)[2] == pytest.approx(second[2], abs=1e-6)
+    ceiling = fewer.ceiling(seed=0)
+    assert np.isfinite(ceiling).sum() == np.isfinite(held.ceiling(seed=0)).sum()
+
+
+def test_genes_that_no_held_out_section_measured_are_in_no_set(fold):
+    target, _, _ = fold
+    kept = np.arange(70)[6:]  # without the markers
+    outside = Pairs(
+        tuple(
+            replace(s, counts=s.counts[:, kept], panel=s.panel.take(kept))
+            for s in target.outside.sections
+        ),
+        target.outside.feature_spec,
+    )
+    held = HeldOutTruth.of(Target(target.inside, outside))
+    assert "MG" not in held.sets
+    assert np.isfinite(held.truth).all()
+    assert np.isnan(held.ceiling(seed=0)[:6]).all()
+
+
+def test_bootstrap_draws_blocks_of_each_section(fold):
+    target, held, values = fold
+    found = held.samples(values, seed=4)
+    assert found["HEG"].shape == (DRAWS,)
+    drawn = []
+    for number, section in enumerate(target.outside.sections):
+        blocks = spatial_blocks(section.positions_um, block_um=500.0)
+        assert blocks.max() == 3
+        counts = block_draws(blocks, n=DRAWS, seed=4 + number)[17]
+        rows = np.repeat(np.arange(81), counts.astype(int)) + 81 * number
+        pcc = pearson_per_gene(values[rows], held.truth[rows])
+        drawn.append(np.nan_to_num(pcc)[held.sets["HEG"]].mean())
+    assert found["HEG"][17] == pytest.approx(np.mean(drawn))
+    assert found["HEG"].std() > 0
+
+
+def test_other_scores_are_means_where_defined(fold):
+    _, held, values = fold
+    genes = np.array([0, 3])
+    wanted = np.mean(
+        [rmse_per_gene(values[r][:, genes], held.truth[r][:, genes]) for r in held.rows]
+    )
+    assert held.mean(rmse_per_gene, values, genes) == pytest.approx(wanted)
+    assert np.isnan(held.mean(pearson_per_gene, np.ones_like(values), genes))
+
+
+def test_known_ceiling_is_the_score_of_the_truth_itself(tmp_path, paired):
+    """And the ceiling estimated from counts lies above: it knows counting noise alone."""
+    settings = SimulationSettings.tiny()
+    made = simulate(settings, seed=3)
+    panel = Panel(tuple(made.sections[0].symbols))
+    like = paired(("A",))
+    paths, sections = {}, []
+    for one in made.sections:
+        paths[one.section] = tmp_path / f"{one.section}.h5"
+        write_truth(one, paths[one.section])
+        order = np.random.default_rng(0).permutation(len(one))[: len(one) - 2]
+        section = PairedSection(
+            section=one.section,
+            donor=one.donor.name,
+            digest="0" * 64,
+            features=np.zeros((len(order), 2), np.float32),
+            positions_um=one.xy_px[order] * settings.mpp,
+            counts=sp.csr_matrix(one.counts)[order],
+            panel=panel,
+            barcodes=one.barcodes[order],
+            pitch_um=100.0,
+        )
+        sections.append((section, one.rates[order]))
+    held = Pairs(tuple(s for s, _ in sections[:2]), like.feature_spec)
+    inside = Pairs((sections[2][0],), like.feature_spec)
+    truth = HeldOutTruth.of(Target(inside, held), np.arange(60))
+    wanted = truth.pcc(np.concatenate([np.log1p(1e4 * rates) for _, rates in sections[:2]]))
+
+    class Scored:
+        genes = panel
+        members = MappingProxyType({"even": np.arange(0, 60, 2), "none": np.zeros(0, np.int64)})
+
+    found = known_ceiling(Scored, held, paths)
+    assert found == {"even": pytest.approx(np.nan_to_num(wanted)[::2].mean(), abs=1e-6)}
+    estimated = np.nan_to_num(truth.ceiling(seed=0))[::2].mean()
+    assert found["even"] < estimated < 1
+    swapped = {one: paths[other] for one, other in zip(paths, reversed(paths), strict=True)}
+    with pytest.raises(InputError, match="not the truth of section"):
+        known_ceiling(Scored, held, swapped)
