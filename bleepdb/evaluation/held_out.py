@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from bleepdb.files import digest
 from bleepdb.metrics import noise_ceiling, pearson_per_gene, weighted_pearson
 from bleepdb.splits import block_draws, spatial_blocks
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 BLOCK_PITCHES: Final = 5.0
 DRAWS: Final = 500
+
+
+def seed_of(section: str, seed: int) -> int:
+    """Return the seed of a section's bootstrap draws."""
+    return int(digest("bootstrap", section, str(seed))[:15], 16)
 
 
 @dataclass(frozen=True)
@@ -73,15 +79,14 @@ class HeldOutTruth:
         """Return bootstrap scores of each gene set, (DRAWS,) float64 each.
 
         Whole spatial blocks of each section are drawn. The same seed draws the same spots for
-        every method, so that differences are paired.
+        every method, so that differences are paired, and other draws for every section, so that
+        the mean over folds is one over independent draws.
         """
         block_um = BLOCK_PITCHES * self.target.inside.pitch_um
         found = []
-        for number, (section, rows) in enumerate(
-            zip(self.target.outside.sections, self.rows, strict=True)
-        ):
+        for section, rows in zip(self.target.outside.sections, self.rows, strict=True):
             blocks = spatial_blocks(section.positions_um, block_um=block_um)
-            drawn = block_draws(blocks, n=DRAWS, seed=seed + number)
+            drawn = block_draws(blocks, n=DRAWS, seed=seed_of(section.section, seed))
             found.append(weighted_pearson(values[rows], self.truth[rows], drawn))
         scores = self._over_sections(np.stack(found))
         return {name: scores[:, w].mean(axis=1) for name, w in self.sets.items()}

@@ -19,6 +19,7 @@ from bleepdb.errors import InputError
 from bleepdb.evaluation.held_out import HeldOutTruth
 from bleepdb.evaluation.methods import (
     BASELINES,
+    BLEEP_ALL,
     BLEEP_EQUAL,
     BLEEP_PUBLISHED,
     OURS,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from bleepdb.training import Pairs
 
 PREDICTABLE_PCC: Final = 0.2
-COMPARED: Final = (BLEEP_PUBLISHED, BLEEP_EQUAL, RIDGE_EQUAL)
+COMPARED: Final = (BLEEP_PUBLISHED, BLEEP_EQUAL, BLEEP_ALL, RIDGE_EQUAL)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from bleepdb.evaluation.held_out import BLOCK_PITCHES, DRAWS
-from bleepdb.evaluation.methods import BASELINES, BLEEP_EQUAL, BLEEP_PUBLISHED, OURS, RIDGE_EQUAL
+from bleepdb.evaluation.methods import BASELINES, OURS, RIDGE_EQUAL
 from bleepdb.evaluation.protocol import (
     COMPARED,
     PREDICTABLE_PCC,
@@ -270,7 +270,7 @@ class Report:
             "keeps the penalty that was chosen on the true pairs."
         )
         trained = (
-            f"{BLEEP_PUBLISHED} and {BLEEP_EQUAL} train the published heads on a frozen "
+            "The bleep rows train the published heads on a frozen "
             "backbone, without Harmony, and keep the last epoch."
         )
         made = [fitted, ceiling, trained]
