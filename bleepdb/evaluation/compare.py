@@ -17,7 +17,7 @@ from bleepdb.names import GENE_IDS, SPATIAL
 from bleepdb.normalise import log1p_cp10k
 from bleepdb.panel import Panel
 from bleepdb.places import spacing
-from bleepdb.querying.genes import PREDICTABLE
+from bleepdb.querying.settings import PREDICTABLE
 from bleepdb.run_card import make_run_card
 from bleepdb.tissue.readers.hdf5 import open_hdf5
 

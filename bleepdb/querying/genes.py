@@ -9,6 +9,7 @@ import numpy as np
 
 from bleepdb.errors import GeneError
 from bleepdb.panel import Panel
+from bleepdb.querying.settings import ALL, MODEL, PREDICTABLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_GENES: Final = 2000
-ALL, PREDICTABLE, MODEL = "all", "predictable", "model"
+PCC: Final = "pcc"
 
 
 def choose_genes(asked: str | tuple[str, ...] | None, model: Model, profiles: Profiles) -> Panel:
@@ -36,9 +37,10 @@ def choose_genes(asked: str | tuple[str, ...] | None, model: Model, profiles: Pr
     if asked == MODEL:
         return model.panel
     predictable = model.predictable
-    if asked == PREDICTABLE and predictable is None:
+    if asked == PREDICTABLE and (predictable is None or not predictable.any()):
+        held = "no held-out scores per gene" if predictable is None else "no predictable gene"
         raise GeneError(
-            "the model's card holds no held-out scores per gene",
+            f"the model's card holds {held}",
             hint="run `bleepdb evaluate ... --card MODEL` first, or choose other genes",
         )
     if isinstance(asked, tuple):
@@ -54,18 +56,30 @@ def choose_genes(asked: str | tuple[str, ...] | None, model: Model, profiles: Pr
             log.warning("gene %s is not in this atlas and is left out", name)
         return every.take(list(dict.fromkeys(places[places >= 0].tolist())))
     if predictable is not None and predictable.any():
-        best = np.flatnonzero(predictable)
-        return model.panel.take(best[:MOST_GENES])
+        scores = (model.gene_scores or {}).get(PCC, np.zeros(len(model.panel)))
+        ranked = np.argsort(-np.where(predictable, np.nan_to_num(scores), -np.inf), kind="stable")
+        return model.panel.take(np.sort(ranked[: min(int(predictable.sum()), MOST_GENES)]))
     means = model.profile_mean
     return model.panel.take(np.sort(np.argsort(-means, kind="stable")[:MOST_GENES]))
 
 
 def _union(panels: Sequence[Panel], first: Panel) -> Panel:
-    """All genes of the model's panel, then those that further panels add."""
+    """All genes of the model's panel, then those that further panels add.
+
+    Panels with ids are matched by id alone. So where a gene of a model without ids stands in a
+    panel that has them, it takes its id from there; else genes that come with an id would hide
+    those that have none.
+    """
     symbols, ids = list(first.symbols), list(first.gene_ids or ("",) * len(first))
     seen = set(first.keys) | set(first.symbols)
     for panel in panels:
-        matched = set(first.match(panel).right.tolist())
+        found = first.match(panel)
+        matched = set(found.right.tolist())
+        for here, there in zip(found.left.tolist(), found.right.tolist(), strict=True):
+            known = panel.gene_ids[there] if panel.gene_ids else ""
+            if not ids[here] and known and known not in seen:
+                seen.add(known)
+                ids[here] = known
         for i, key in enumerate(panel.keys):
             if i not in matched and key not in seen and panel.symbols[i] not in seen:
                 seen |= {key, panel.symbols[i]}

@@ -7,6 +7,7 @@ genes that were chosen, a block of tiles at a time, so that memory does not grow
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,16 +15,17 @@ from typing import TYPE_CHECKING, Any
 import anndata as ad
 import h5py
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
 from bleepdb import names
 from bleepdb.errors import InputError
 from bleepdb.files import whole_file
+from bleepdb.tissue.readers.hdf5 import open_hdf5
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import pandas as pd
     from numpy.typing import NDArray
 
     from bleepdb.imputation import Aggregator
@@ -245,6 +247,8 @@ def open_imputed(path: Path) -> Opened:
         raise InputError(
             "no such file", where=path, hint="give the .h5ad that `bleepdb query` wrote"
         )
+    with open_hdf5(path, "AnnData"):
+        pass  # links to other files and damage are refused before anndata follows them
     try:
         read = ad.read_h5ad(path, backed="r")
         obs, var, uns = read.obs, read.var, read.uns
@@ -252,15 +256,23 @@ def open_imputed(path: Path) -> Opened:
         read.file.close()
     except (OSError, KeyError, ValueError, ad.io.specs.registry.IORegistryError) as error:
         raise InputError(
-            f"not a readable .h5ad ({str(error).splitlines()[0]})",
+            f"not a readable .h5ad ({' '.join(str(error).split())[:160]})",
             where=path,
             hint="run `bleepdb query` again",
         ) from error
-    if names.UNS_KEY not in uns or names.WEIGHTS_KEY not in obsm:
+    about = dict(uns[names.UNS_KEY]) if isinstance(uns.get(names.UNS_KEY), Mapping) else {}
+    references = about.pop(names.REFERENCES_KEY, None)
+    wanted = (names.SPATIAL, names.NEIGHBOURS_KEY, names.WEIGHTS_KEY)
+    if not isinstance(references, pd.DataFrame) or any(key not in obsm for key in wanted):
         raise InputError(
             "holds no weights on reference spots", where=path, hint="give a file of `bleepdb query`"
         )
-    about = dict(uns[names.UNS_KEY])
-    references = about.pop(names.REFERENCES_KEY)
-    weights = from_padded(obsm[names.NEIGHBOURS_KEY], obsm[names.WEIGHTS_KEY], len(references))
+    columns = obsm[names.NEIGHBOURS_KEY]
+    if columns.shape != obsm[names.WEIGHTS_KEY].shape or columns.max(initial=-1) >= len(references):
+        raise InputError(
+            "names reference spots that it does not list",
+            where=path,
+            hint="run `bleepdb query` again",
+        )
+    weights = from_padded(columns, obsm[names.WEIGHTS_KEY], len(references))
     return Opened(Path(path), obs, var, obsm[names.SPATIAL], weights, references, about)

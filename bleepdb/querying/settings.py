@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 LOCAL: Final = "local"
 QUERY_METHODS: Final = (*METHODS, LOCAL)
+ALL, PREDICTABLE, MODEL = "all", "predictable", "model"
+GENE_CHOICES: Final = (ALL, PREDICTABLE, MODEL)
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,11 @@ class QuerySettings:
             raise InputError(f"ridge {self.ridge:g}", hint="give a positive number")
         if self.smoothing is not None and not 0 <= self.smoothing <= 1:
             raise InputError(f"smoothing {self.smoothing:g}", hint="give a share from 0 to 1")
+        if isinstance(self.genes, str) and self.genes not in GENE_CHOICES:
+            raise InputError(
+                f"no set of genes {self.genes!r}",
+                hint=f"choose one of {', '.join(GENE_CHOICES)}, or give names",
+            )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from bleepdb import names
 from bleepdb.imputation import effective_donors, effective_neighbours, top_similarity
-from bleepdb.querying.genes import PREDICTABLE
+from bleepdb.querying.settings import PREDICTABLE
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
