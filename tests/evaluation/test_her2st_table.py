@@ -32,6 +32,7 @@ def test_leave_one_section_out_beside_the_baselines(her2st, tmp_path):
         assert against[methods.BLEEP_PUBLISHED][name]["ratio"] >= least
         assert against[methods.BLEEP_PUBLISHED][name]["low"] > 0
         assert against[methods.BLEEP_EQUAL][name]["ratio"] > 1
+        assert against[methods.BLEEP_ALL][name]["ratio"] > 1
         assert against[methods.RIDGE_EQUAL][name]["ratio"] > 1
     for one in report.null().values():
         assert abs(one["mean"]) < 0.03

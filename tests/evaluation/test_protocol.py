@@ -214,3 +214,18 @@ def test_bleep_is_repeatable_and_leaves_threads_alone(three):
     assert plain.shape == dressed.shape
     # Low rank and smoothing take variance away and nothing else.
     assert dressed.var(axis=0).mean() < plain.var(axis=0).mean()
+
+
+@pytest.mark.parametrize("off", [{"context": 0.0}, {"smoothing": 0.0}, {"low_rank": 0}])
+def test_the_equal_ridge_has_what_ours_has(three, off):
+    """Each of the three takes part: without it the equal ridge says something else."""
+    target = target_of(three[0])
+    whole = methods._ridge(target, LinearSettings(), [1e3])[0]
+    without = methods._ridge(target, LinearSettings(**off), [1e3])[0]
+    assert np.abs(whole - without).max() > 0.01
+    alphas, found = (
+        LinearSettings().alphas,
+        methods._ridge_equal(methods.Fold(target, target, 0, 1)),
+    )
+    tried = methods._ridge(target, LinearSettings(), alphas)
+    assert any(np.allclose(found, one) for one in tried)
