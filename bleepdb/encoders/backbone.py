@@ -248,8 +248,8 @@ def _open_clip(spec: str, weights: str | Path | None) -> tuple[nn.Module, dict[s
             )
     label = _label(weights)
     if label.startswith("file:"):
-        if not Path(str(weights)).is_file():
-            raise ModelError("no such weights file", where=weights, hint="check the path")
+        # open_clip reads it again, and lets errors of its own kinds through.
+        read_state(Path(str(weights)))
         tag = str(weights)
     elif label.startswith(RANDOM):
         tag = None

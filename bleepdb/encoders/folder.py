@@ -19,6 +19,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from bleepdb.contracts import check
+from bleepdb.encoders.calibration import COLUMNS, ROWS
 from bleepdb.encoders.model import Model
 from bleepdb.encoders.spec import FeatureSpec
 from bleepdb.encoders.towers import Context, tower_from
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 FORMAT: Final = "bleepdb-model"
 VERSION: Final = 1
+CANONICAL: Final = COLUMNS * ROWS
 _AGAIN: Final = "copy the model again, or train it again"
 
 
@@ -146,6 +148,9 @@ def model_from_blobs(blobs: Mapping[str, bytes], *, where: str | Path = "model")
         and (model.components is None or model.components.shape[0] == genes)
         and panel.digest == card["expression"]["panel_digest"]
         and card["expression"]["target_sum"] == TARGET_SUM
+        and set(model.calibration) <= {"image", "expression"}
+        and all(c.shape == (CANONICAL, model.dimension) for c in model.calibration.values())
+        and all(np.isfinite(t).all() for t in tensors.values())
     )
     if not fits or model.space_id != card["space_id"]:
         raise ModelError("card and weights do not fit each other", where=where, hint=_AGAIN)
@@ -182,7 +187,7 @@ def refuse_folder(folder: Path, *, overwrite: bool) -> None:
     others = present - {MODEL_CARD_FILE, WEIGHTS_FILE}
     if others or (present and MODEL_CARD_FILE not in present):
         raise ModelError(
-            f"holds something that is no model ({min(others | present)})",
+            f"holds something that is no model ({min(others or present)})",
             where=folder,
             hint="name a new folder",
         )

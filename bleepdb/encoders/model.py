@@ -285,7 +285,8 @@ class Model:
         now = self.canonical_embeddings(backbone)
         for name, before in self.calibration.items():
             cosine, overlap = agreement(before, now[name])
-            if cosine < LEAST_COSINE or overlap < LEAST_OVERLAP:
+            # Written so that a NaN does not pass.
+            if not (cosine >= LEAST_COSINE and overlap >= LEAST_OVERLAP):
                 raise ModelError(
                     f"its {name} encoder gives other embeddings here than where it was trained "
                     f"(cosine {cosine:.3f}, neighbours in common {overlap:.0%})",

@@ -174,7 +174,7 @@ def tower_from(kind: str, tensors: Mapping[str, NDArray[Any]]) -> Tower:
     try:
         if kind == AFFINE:
             made: Tower = Affine(tensors["mean"], tensors["matrix"])
-            fits = made.mean.shape == (made.inputs,)
+            fits = tensors["matrix"].ndim == 2 and made.mean.shape == (made.inputs,)
         elif kind == PROJECTION:
             rest = {k: v for k, v in tensors.items() if k != "inputs"}
             made = Projection(**rest, inputs=int(tensors["inputs"][0]))
@@ -183,6 +183,7 @@ def tower_from(kind: str, tensors: Mapping[str, NDArray[Any]]) -> Tower:
                 t.shape == (used,) for t in (made.columns, made.mean, made.scale, made.fill)
             )
             fits &= all(t.shape == (d,) for t in (made.b1, made.b2, made.gain, made.shift))
+            fits &= made.columns.dtype.kind == "i"
             fits &= bool((made.columns >= 0).all() and (made.columns < made.inputs).all())
         else:
             raise ModelError(f"knows no tower of the kind {kind!r}", hint="use a newer bleepdb")
