@@ -108,9 +108,10 @@ class Backbone:
         read = penultimate if levels == "penultimate" else multilevel
         parts = []
         for start in range(0, len(tiles), TILES_AT_ONCE):
+            # torch wants memory that it may write to; only what is not so is copied.
+            block = np.require(tiles[start : start + TILES_AT_ONCE], requirements=["C", "W"])
             # A permuted view of (n, h, w, 3) already lies in memory as channels_last wants it.
-            images = torch.from_numpy(np.ascontiguousarray(tiles[start : start + TILES_AT_ONCE]))
-            images = images.permute(0, 3, 1, 2).to(self.device).float() / 255
+            images = torch.from_numpy(block).permute(0, 3, 1, 2).to(self.device).float() / 255
             centre = torch.tensor(self.mean, device=self.device)[:, None, None]
             spread = torch.tensor(self.std, device=self.device)[:, None, None]
             with (

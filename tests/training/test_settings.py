@@ -1,0 +1,52 @@
+"""Hyperparameters: what a person writes is checked before anything is fitted."""
+
+from __future__ import annotations
+
+import pytest
+
+from bleepdb.errors import InputError
+from bleepdb.training import fit
+from bleepdb.training.recipes.linear import LinearSettings
+from bleepdb.training.recipes.settings import settings_from
+
+
+def test_lists_stand_for_tuples_and_whole_numbers_for_floats():
+    made = settings_from(
+        LinearSettings, {"alphas": [1, 10.0], "ring": [0, 2], "alpha": 3}, "linear"
+    )
+    assert made.alphas == (1, 10.0)
+    assert made.ring == (0, 2)
+    assert made.alpha == 3
+    assert settings_from(LinearSettings, None, "linear") == LinearSettings()
+    assert settings_from(LinearSettings, {"alpha": None}, "linear").alpha is None
+
+
+@pytest.mark.parametrize(
+    ("hyper", "told"),
+    [
+        ({"neighbours": 5}, "no hyperparameter 'neighbours'.*it has .*temperature"),
+        ({"k": 5.5}, "k of the recipe linear is int, not 5.5"),
+        ({"k": True}, "k of the recipe linear is int, not True"),
+        ({"k": None}, "k of the recipe linear is int, not None"),
+        ({"temperature": "hot"}, "temperature of the recipe linear is float"),
+        ({"temperature": float("nan")}, "temperature of the recipe linear is float"),
+        ({"alphas": 5}, "alphas of the recipe linear is tuple"),
+        ({"alphas": ["a"]}, "alphas of the recipe linear is tuple"),
+        ({"ring": [1, 2, 3]}, "ring of the recipe linear is tuple"),
+        ({"k": 0}, "out of range for the recipe linear: k"),
+        ({"temperature": 0, "smoothing": 1.5}, "linear: temperature, smoothing"),
+        ({"alphas": []}, "linear: alphas"),
+        ({"alpha": -1.0}, "linear: alpha"),
+        ({"ring": [2, 1]}, "linear: ring"),
+        ({"context": 11}, "linear: context"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_by_name(hyper, told):
+    with pytest.raises(InputError, match=told) as caught:
+        settings_from(LinearSettings, hyper, "linear")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_recipe_is_refused_with_those_that_are(pairs_of):
+    with pytest.raises(InputError, match="no recipe 'cubic'; choose one of linear, bleep"):
+        fit(pairs_of("a"), "cubic")
