@@ -137,7 +137,7 @@ class Model:
                 parts.append(np.ascontiguousarray(tensor).tobytes())
         return digest(*parts)
 
-    def backbone(self, *, device: str | None = None) -> Backbone:
+    def backbone(self) -> Backbone:
         """Load the backbone that its features come from (once).
 
         Weights of another digest (the same ones at half precision, say) are taken where the
@@ -148,13 +148,14 @@ class Model:
         ModelError
             If its weights cannot be had, or are not those that the model was trained with.
         """
-        if "backbone" not in self.__dict__.get("_kept", {}):
-            made = self.feature_spec.load_backbone(weights=self.weights_file, device=device)
-            if made.weights_digest != self.feature_spec.weights_digest:
-                self._accept_other(made)
-            self.__dict__["_kept"] = {"backbone": made}
-        kept: Backbone = self.__dict__["_kept"]["backbone"]
-        return kept
+        return self._backbone
+
+    @cached_property
+    def _backbone(self) -> Backbone:
+        made = self.feature_spec.load_backbone(weights=self.weights_file)
+        if made.weights_digest != self.feature_spec.weights_digest:
+            self._accept_other(made)
+        return made
 
     def _accept_other(self, backbone: Backbone) -> None:
         """Refuse weights of another digest unless the calibration embeddings agree."""

@@ -6,14 +6,12 @@ held-out spots for the fold's genes. All of them are fitted on the training sect
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 
 from bleepdb.encoders.towers import unit
 from bleepdb.imputation import Aggregator, Group, LowRank, effective_weights, nearest, smooth
@@ -29,7 +27,7 @@ from bleepdb.training.recipes.linear import (
 from bleepdb.training.tuning import Target, choose_penalty, smoothed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -231,27 +229,10 @@ def fit_ours(fold: Fold) -> Model:
     return fit(fold.ours.inside, "linear", seed=fold.seed)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Train on one core.
-
-    Steps this small gain little from a second thread, and where another job has the cores they
-    wait for it: two threads on two busy cores took four to nine times as long. One thread also
-    adds in one order, so that the seed alone decides the result.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _bleep(pairs: Pairs, fold: Fold, *, equal: bool) -> Model:
     context = LinearSettings().context if equal else 0.0
     hyper = {"epochs": fold.epochs, "standardise": equal, "context": context}
-    with _one_thread():
-        return fit(pairs, "bleep", hyper=hyper, seed=fold.seed)
+    return fit(pairs, "bleep", hyper=hyper, seed=fold.seed)
 
 
 def _bleep_published(fold: Fold) -> NDArray[np.floating]:
