@@ -123,8 +123,9 @@ def choose(profiles: NDArray[np.float32], panel: Panel) -> dict[str, NDArray[np.
     ``HEG`` the 50 genes of highest mean; ``HVG`` the 1,000 most variable (`highly_variable`);
     ``HVGd`` the same among genes detected in at least a tenth of the spots; ``V50`` the 50 of
     largest variance; ``MG`` fixed breast and immune markers, those that the panel has. A set
-    never takes more than half of the genes it is chosen from, so that on a small panel it still
-    says something else than the whole panel does.
+    never asks for more than half of the genes it is chosen from, so that on a small panel it
+    still says something else than the whole panel does; variable genes that tie with the last
+    one come with it.
 
     Parameters
     ----------

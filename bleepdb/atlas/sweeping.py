@@ -20,7 +20,7 @@ class _Registry:
     """Revisions that threads of this process are staging, so that none sweeps another's."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._staged: Counter[tuple[str, str]] = Counter()
 
     @contextmanager
@@ -33,6 +33,12 @@ class _Registry:
         finally:
             with self._lock:
                 self._staged[collection, revision] -= 1
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let no thread begin to stage while the block runs."""
+        with self._lock:
+            yield
 
     def now(self, collection: str) -> set[str]:
         """Return the revisions of a collection that are being staged."""
@@ -66,14 +72,19 @@ def sweep(atlas: Atlas, collection: str, *, keep: Collection[str] = ()) -> int:
 
 
 def delete_revisions(atlas: Atlas, collection: str, revisions: Iterable[str]) -> int:
-    """Delete the points of these revisions, but for those that are live or being staged."""
-    kept = STAGING.now(collection)
-    kept |= atlas.read_manifest(collection).revisions
-    dead = sorted(set(revisions) - kept)
-    if not dead:
-        return 0
-    where = Where(must={REV: dead})
-    number = atlas.count(collection, where)
-    atlas.delete(collection, where)
-    atlas.flush(collection)
-    return number
+    """Delete the points of these revisions, but for those that are live or being staged.
+
+    No thread begins to stage between the look and the deletion: it would count points of an
+    earlier attempt as there already, and publish a revision whose points are about to go.
+    """
+    with STAGING.held():
+        kept = STAGING.now(collection)
+        kept |= atlas.read_manifest(collection).revisions
+        dead = sorted(set(revisions) - kept)
+        if not dead:
+            return 0
+        where = Where(must={REV: dead})
+        number = atlas.count(collection, where)
+        atlas.delete(collection, where)
+        atlas.flush(collection)
+        return number
