@@ -5,10 +5,11 @@ Nothing heavy is imported here: each command imports what it runs when it runs.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +17,12 @@ from bleepdb import __version__
 from bleepdb.errors import BleepdbError
 
 from . import atlas_commands, demo, evaluate, explain, index, query, train
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# The class of all faults in the words of a command line: typer carries it under changing names.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="bleepdb",
@@ -26,12 +33,24 @@ app = typer.Typer(
     rich_markup_mode="rich",
     epilog="For research use only. Settings: flags, then BLEEPDB_* variables, then defaults.",
 )
-app.command(name="demo")(demo.demo)
-app.command(name="train")(train.train)
-app.command(name="index")(index.index)
-app.command(name="query")(query.query)
-app.command(name="evaluate")(evaluate.evaluate)
-app.command(name="explain")(explain.explain)
+
+
+def _add(command: Callable[..., None]) -> None:
+    """Add a command; the lines of a paragraph of its help run on, however wide the terminal."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    text = "\n\n".join(" ".join(p.split()) for p in paragraphs)
+    app.command(name=command.__name__, help=text)(command)
+
+
+for one in (
+    demo.demo,
+    train.train,
+    index.index,
+    query.query,
+    evaluate.evaluate,
+    explain.explain,
+):
+    _add(one)
 app.add_typer(atlas_commands.app, name="atlas")
 
 
@@ -66,17 +85,35 @@ def root(
 def run() -> None:
     """Run the app; what a person can mend ends with one line on stderr and exit code 2."""
     try:
-        app()
-    except BleepdbError as error:
+        sys.exit(app(standalone_mode=False))
+    except (BleepdbError, UsageError, OSError, MemoryError) as error:
         if os.environ.get("BLEEPDB_DEBUG"):
             raise
         from .render import error_line
 
-        error_line(str(error))
+        if said := _said(error):
+            error_line(said)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("\ninterrupted\n")
         sys.exit(130)
+
+
+def _said(error: Exception) -> str:
+    """Word an error as one line; empty where the help that was shown instead says it."""
+    if isinstance(error, UsageError):
+        if type(error).__name__ == "NoArgsIsHelpError":
+            return ""
+        path = getattr(getattr(error, "ctx", None), "command_path", "bleepdb")
+        said = str(error.format_message()).rstrip(".")  # type: ignore[attr-defined] # as click's
+        return f"{said}; see `{path} --help`"
+    if isinstance(error, OSError):
+        # What no reader or writer of ours has worded: a full disk, a folder without permission.
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return f"{where}{error.strerror or error}; check the path, its permissions and the disk"
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({error}); ask for less at once, or use a larger machine"
+    return str(error)
 
 
 if __name__ == "__main__":

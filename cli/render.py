@@ -35,19 +35,24 @@ log = _console(stderr=True)
 out = _console(stderr=False)
 
 
+def plain(text: str) -> str:
+    """Return text from a file without what would command a terminal, and safe from markup."""
+    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
+
+
 def error_line(text: str) -> None:
     """Write one error line to stderr, whatever its text holds."""
-    log.print(f"[bold red]error:[/] {escape(' '.join(text.split()))}", soft_wrap=True)
+    log.print(f"[bold red]error:[/] {plain(' '.join(text.split()))}", soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """Write one warning line to stderr."""
-    log.print(f"[bold yellow]warning:[/] {escape(text)}", soft_wrap=True)
+    log.print(f"[bold yellow]warning:[/] {plain(text)}", soft_wrap=True)
 
 
 def note(text: str) -> None:
     """Write one plain line to stderr."""
-    log.print(escape(text), soft_wrap=True)
+    log.print(plain(text), soft_wrap=True)
 
 
 def print_json(document: Any) -> None:  # noqa: ANN401 - any JSON value
@@ -67,7 +72,7 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=log, disable=not log.is_terminal) as progress:
-        task = progress.add_task(escape(what), total=None)
+        task = progress.add_task(plain(what), total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
@@ -76,8 +81,8 @@ def table(
 ) -> Table:
     """Make a table; the first column stands left, the others right."""
     made = Table(
-        title=escape(title),
-        caption=None if caption is None else escape(caption),
+        title=plain(title),
+        caption=None if caption is None else plain(caption),
         title_justify="left",
         caption_justify="left",
     )
@@ -86,5 +91,5 @@ def table(
             name, justify="left" if number == 0 else "right", overflow="fold", no_wrap=number == 0
         )
     for row in rows:
-        made.add_row(*map(escape, row))
+        made.add_row(*map(plain, row))
     return made
