@@ -11,6 +11,18 @@ from bleepdb.errors import InputError
 AREA: Final = "area"
 BILINEAR: Final = "bilinear"
 RESAMPLINGS: Final = (AREA, BILINEAR)
+MPP_RANGE: Final = (0.05, 20.0)
+"""Microns per pixel that a person can mean: from a 200x oil scan to a thumbnail."""
+
+
+def mpp_fault(mpp: float) -> str | None:
+    """Say what keeps a number from being microns per pixel; None where nothing does."""
+    low, high = MPP_RANGE
+    if not math.isfinite(mpp) or mpp <= 0:
+        return f"{mpp:g} is not a positive number"
+    if not low <= mpp <= high:
+        return f"{mpp:g} µm a pixel is outside {low:g} to {high:g}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -43,8 +55,10 @@ class TileGeometry:
     def __post_init__(self) -> None:
         sizes = (*self.scales_um, self.tile_px)
         if not self.scales_um or not all(math.isfinite(s) and s > 0 for s in sizes):
+            scales = ", ".join(f"{s:g}" for s in self.scales_um)
             raise InputError(
-                f"tile scales {self.scales_um} µm and {self.tile_px} px must be positive"
+                f"tile scales {scales} µm and {self.tile_px} px must be positive",
+                hint="such as 176 µm and 224 px",
             )
         if self.resampling not in RESAMPLINGS:
             raise InputError(

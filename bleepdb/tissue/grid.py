@@ -63,8 +63,9 @@ def tile_centres(
     """
     if not (stride_um > 0 and tile_um > 0 and slide_mpp > 0 and 0 <= min_tissue <= 1):
         raise InputError(
-            f"stride {stride_um} µm, tile {tile_um} µm and mpp {slide_mpp} must be positive, "
-            f"and the share of tissue ({min_tissue}) between 0 and 1"
+            f"stride {stride_um:g} µm, tile {tile_um:g} µm and mpp {slide_mpp:g} must be positive, "
+            f"and the share of tissue ({min_tissue:g}) between 0 and 1",
+            hint="correct the option",
         )
     stride_px = stride_um / slide_mpp
     width, height = size_px
@@ -77,6 +78,12 @@ def tile_centres(
     columns, lines = ((np.arange(math.ceil(n / stride_px)) + 0.5) * stride_px for n in size_px)
     inside = np.meshgrid(columns[columns < width], lines[lines < height])
     places = np.stack(inside, axis=-1).reshape(-1, 2)
+    if not len(places):
+        raise SlideError(
+            f"an image of {width * slide_mpp:.0f} x {height * slide_mpp:.0f} µm holds no place at "
+            f"a stride of {stride_um:g} µm",
+            hint="check the mpp, or choose a smaller stride",
+        )
     kept = places[mask.fraction(places, tile_um / slide_mpp) >= min_tissue - ROUNDING]
     if not len(kept):
         raise SlideError(

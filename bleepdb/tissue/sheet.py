@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from bleepdb import names
 from bleepdb.errors import InputError, SectionError, SheetError
+from bleepdb.tissue.geometry import mpp_fault
 from bleepdb.tissue.readers.layout import HIRES, HIRES_IMAGE, outs_folder
 from bleepdb.tissue.readers.tables import read_rows
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 EXPRESSION: Final = "expression"
 IMAGE: Final = "image"
 MPP: Final = "mpp"
-MPP_RANGE: Final = (0.05, 20.0)
 REQUIRED: Final = (names.SECTION, names.DONOR, names.TISSUE, EXPRESSION)
 ALIASES: Final = {
     "sample": names.SECTION,
@@ -29,6 +28,7 @@ ALIASES: Final = {
     "patient": names.DONOR,
 }
 KNOWN: Final = (*REQUIRED, names.SPECIES, names.ASSAY, IMAGE, MPP)
+LONGEST_SHOWN: Final = 40
 FIELD_NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
 SPECIES_DEFAULT: Final = "human"
 
@@ -154,7 +154,11 @@ def row_for(
     }
     row, faults = _row(cells, Path(), 0)
     if row is None:
-        raise InputError("; ".join(f"{column}: {text}" for column, text in faults), where=path)
+        raise InputError(
+            "; ".join(f"{column}: {text}" for column, text in faults),
+            where=path,
+            hint="correct the options",
+        )
     return row
 
 
@@ -164,7 +168,7 @@ def _header(head: list[str], line: int) -> tuple[list[str], list[str]]:
     columns: list[str] = []
     for number, cell in enumerate(head, start=1):
         name = ALIASES.get(cell.lower(), cell.lower())
-        place = f"line {line}, column {cell or number}"
+        place = f"line {line}, column {cell[:LONGEST_SHOWN] or number}"
         if name in KNOWN:
             pass
         elif name in names.RESERVED_FIELDS:
@@ -232,8 +236,12 @@ def _path(cells: Mapping[str, str], column: str, base: Path, faults: list[Fault]
     if column not in cells:
         return None
     path = base / cells[column]
-    if not path.exists():
-        faults.append((column, f"{path} does not exist"))
+    try:
+        fault = None if path.exists() else "does not exist"
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        fault = f"cannot be reached ({error.strerror})"
+    if fault is not None:
+        faults.append((column, f"{path} {fault}"))
         return None
     return path
 
@@ -266,11 +274,9 @@ def _mpp(cells: Mapping[str, str], faults: list[Fault]) -> float | None:
     except ValueError:
         faults.append((MPP, f"{cells[MPP]!r} is not a number"))
         return None
-    low, high = MPP_RANGE
-    if not math.isfinite(mpp) or mpp <= 0:
-        faults.append((MPP, f"{cells[MPP]} is not a positive number"))
-    elif not low <= mpp <= high:
-        faults.append((MPP, f"{mpp:g} µm a pixel is outside {low:g} to {high:g}"))
+    fault = mpp_fault(mpp)
+    if fault is not None:
+        faults.append((MPP, fault))
     return mpp
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from bleepdb.errors import SlideError
 from bleepdb.files import file_digest
-from bleepdb.tissue.geometry import AREA
+from bleepdb.tissue.geometry import AREA, mpp_fault
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,7 +56,7 @@ class Slide(ABC):
     Raises
     ------
     SlideError
-        If `mpp` is not a positive number.
+        If `mpp` is not a positive number, or one that no image has.
     """
 
     def __init__(
@@ -68,8 +68,9 @@ class Slide(ABC):
         file_mpp: float | None,
         mpp: float | None,
     ) -> None:
-        if mpp is not None and not (math.isfinite(mpp) and mpp > 0):
-            raise SlideError(f"mpp {mpp} is not a positive number", where=path)
+        fault = None if mpp is None else mpp_fault(mpp)
+        if fault is not None:
+            raise SlideError(f"mpp {fault}", where=path, hint="correct --slide-mpp")
         if mpp is not None and file_mpp is not None and abs(file_mpp / mpp - 1) > MPP_DISAGREE:
             log.warning("%s: mpp %.4g is used; the file says %.4g", path, mpp, file_mpp)
         self.path = path

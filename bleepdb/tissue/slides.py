@@ -56,7 +56,7 @@ def open_slide(path: Path, *, mpp: float | None = None, max_pixels: int | None =
     """
     path = Path(path)
     if not path.is_file():
-        raise SlideError("no such image", where=path)
+        raise SlideError("no such image", where=path, hint="check the path")
     try:
         vendor = openslide.OpenSlide.detect_format(path)
         if vendor is not None:
@@ -206,7 +206,10 @@ def _pixel_limit() -> int:
     if not text:
         return MAX_IMAGE_PIXELS
     if not text.isdecimal() or int(text) == 0:
-        raise InputError(f"{MAX_IMAGE_PIXELS_ENV} is {text!r}, not a positive whole number")
+        raise InputError(
+            f"{MAX_IMAGE_PIXELS_ENV} is {text!r}, not a positive whole number",
+            hint="set it to a number of pixels, or unset it",
+        )
     return int(text)
 
 

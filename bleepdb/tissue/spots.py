@@ -97,8 +97,8 @@ def _positions(path: Path) -> Spots:
 
 def _checked(spots: list[str] | NDArray[np.str_], xy_px: NDArray[np.float64], path: Path) -> Spots:
     if not len(spots):
-        raise SectionError("holds no spot under tissue", where=path)
+        raise SectionError("holds no spot under tissue", where=path, hint=HINT)
     refuse_duplicates(list(spots), "spots", path)
     if not np.isfinite(xy_px).all():
-        raise SectionError("holds places that are not finite", where=path)
+        raise SectionError("holds places that are not finite", where=path, hint=HINT)
     return Spots(np.asarray(spots, dtype=np.str_), np.ascontiguousarray(xy_px))

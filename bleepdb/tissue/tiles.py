@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from bleepdb.tissue.slide import Slide
 
 MAX_UPSAMPLING: Final = 1.1
+LARGEST_FIELD: Final = 4.0
+"""A field wider than this many images says that its scale, or the mpp, is wrong."""
 
 
 def read_tiles(
@@ -54,12 +56,12 @@ def read_tiles(
     Raises
     ------
     SlideError
-        If a place is outside the image, a scale asks for more detail than the slide has, or
-        (while reading) pixels cannot be decoded.
+        If a place is outside the image, a scale asks for more detail than the slide has or for
+        far more than the whole image, or (while reading) pixels cannot be decoded.
     """
     xy_px = np.asarray(xy_px, dtype=np.float64).reshape(-1, 2)
     refuse_outside(xy_px, slide)
-    refuse_upsampling(slide, slide_mpp, geometry, max_upsampling)
+    refuse_scales(slide, slide_mpp, geometry, max_upsampling)
     return _batches(slide, xy_px, slide_mpp, geometry, batch)
 
 
@@ -114,17 +116,26 @@ def refuse_outside(xy_px: NDArray[np.float64], slide: Slide) -> None:
         )
 
 
-def refuse_upsampling(
+def refuse_scales(
     slide: Slide, slide_mpp: float, geometry: TileGeometry, max_upsampling: float = MAX_UPSAMPLING
 ) -> None:
-    """Refuse scales that ask for more detail than the slide has.
+    """Refuse scales that ask for more detail than the slide has, or for fields far beyond it.
 
     Raises
     ------
     SlideError
         It says the factor.
     """
+    widest_px = LARGEST_FIELD * max(slide.size_px)
     for scale_um in geometry.scales_um:
+        if scale_um / slide_mpp > widest_px:
+            width, height = slide.size_px
+            raise SlideError(
+                f"a field of {scale_um:g} µm is {scale_um / slide_mpp:,.0f} px at "
+                f"{slide_mpp:.3g} µm a pixel, and the whole image {width} x {height} px",
+                where=slide.path,
+                hint="check the mpp and the scales of the tiles",
+            )
         factor = geometry.tile_px * slide_mpp / scale_um
         if factor > max_upsampling:
             raise SlideError(

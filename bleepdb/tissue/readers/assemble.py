@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MOST_COUNTS: Final = 2**32 - 1
+"""More than a spot's count of one gene can be; the widest codec of an atlas ends here."""
 WHOLE: Final = 1e-4
 """A stored value this near to a whole number is that count."""
 MATCHED_AT_LEAST: Final = 0.5
@@ -48,7 +50,9 @@ def as_counts(matrix: Any, where: Path, what: str = "the matrix") -> sp.csr_matr
     csr.sum_duplicates()
     data = csr.data
     if not np.issubdtype(data.dtype, np.number) or np.iscomplexobj(data):
-        raise SectionError(f"{what} does not hold numbers ({data.dtype})", where=where)
+        raise SectionError(
+            f"{what} does not hold numbers ({data.dtype})", where=where, hint="give the raw counts"
+        )
     fault = count_fault(data)
     if fault:
         raise SectionError(f"{what} {fault}", where=where, hint="give the raw counts")
@@ -64,6 +68,8 @@ def count_fault(data: NDArray[Any]) -> str | None:
         return "holds values that are not finite"
     if len(data) and data.min() < 0:
         return f"holds negative values (least {data.min():g}): it looks scaled or normalised"
+    if len(data) and data.max() > MOST_COUNTS:
+        return f"holds values above {MOST_COUNTS:,} (most {data.max():g}): these are no counts"
     off = np.abs(data - np.rint(data)) > WHOLE
     if off.any():
         return (
@@ -172,19 +178,32 @@ def assemble(
     """
     where = row.expression
     if not len(barcodes) or not len(panel):
-        raise SectionError(f"{len(barcodes)} spots and {len(panel)} genes", where=where)
+        lost = "".join(f" ({note})" for note in notes)
+        raise SectionError(
+            f"{len(barcodes)} spots and {len(panel)} genes{lost}",
+            where=where,
+            hint="give a section with spots under tissue and genes",
+        )
     refuse_duplicates(barcodes, "barcodes", where)
+    if "" in barcodes:
+        raise SectionError(
+            f"spot number {list(barcodes).index('') + 1} has an empty barcode",
+            where=where,
+            hint="name every spot",
+        )
     if xy_px.shape != (len(barcodes), 2) or counts.shape != (len(barcodes), len(panel)):
         raise SectionError(
             f"{len(barcodes)} barcodes, {len(panel)} genes, positions {xy_px.shape} and counts "
             f"{counts.shape} do not fit together",
             where=where,
+            hint="give counts and positions of the same spots",
         )
     bad = np.flatnonzero(~np.isfinite(xy_px).all(axis=1))
     if len(bad):
         raise SectionError(
             f"{len(bad)} spots have no finite position, the first is {barcodes[bad[0]]}",
             where=where,
+            hint="leave those spots out, or give their places",
         )
     if not counts.nnz:
         raise SectionError(

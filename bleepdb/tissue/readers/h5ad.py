@@ -37,6 +37,8 @@ ASSAY: Final = "visium"
 COUNTS_AT: Final = ("layers/counts", "raw/X", "X")
 ID_COLUMNS: Final = ("gene_ids", "gene_id", "ensembl_id", "ensembl")
 SYMBOL_COLUMNS: Final = ("gene_symbols", "feature_name", "gene_symbol", "gene_name", "symbol")
+WRITE_AGAIN: Final = "read and write the file with a current anndata"
+WRITE_PLACES: Final = "write the spots' (x, y) in full-resolution pixels there"
 MPP_KEYS: Final = ("microns_per_pixel", "mpp")
 
 
@@ -98,7 +100,9 @@ def read_h5ad(row: SheetRow, *, slide_mpp: float | None = None) -> Section:
         counts, var = _counts(handle, path)
     if len(places.obs) != counts.shape[0]:
         raise SectionError(
-            f"{counts.shape[0]} rows of counts for {len(places.obs)} spots", where=path
+            f"{counts.shape[0]} rows of counts for {len(places.obs)} spots",
+            where=path,
+            hint=WRITE_AGAIN,
         )
     symbols, gene_ids = _genes(var)
     kept = places.under_tissue
@@ -141,16 +145,20 @@ def read_places(handle: h5py.File, path: Path) -> Places:
         raise SectionError(
             f'no obsm["{names.SPATIAL}"]',
             where=path,
-            hint="write the spots' (x, y) in full-resolution pixels there",
+            hint=WRITE_PLACES,
         )
     obs = _frame(handle, "obs", path)
     xy_px = np.asarray(_element(handle, spatial, path))
     if xy_px.ndim != 2 or xy_px.shape[1] < 2 or len(xy_px) != len(obs):
         raise SectionError(
-            f'obsm["{names.SPATIAL}"] has shape {xy_px.shape} for {len(obs)} spots', where=path
+            f'obsm["{names.SPATIAL}"] has shape {xy_px.shape} for {len(obs)} spots',
+            where=path,
+            hint=WRITE_PLACES,
         )
     if not np.issubdtype(xy_px.dtype, np.number):
-        raise SectionError(f'obsm["{names.SPATIAL}"] does not hold numbers', where=path)
+        raise SectionError(
+            f'obsm["{names.SPATIAL}"] does not hold numbers', where=path, hint=WRITE_PLACES
+        )
     libraries = _libraries(handle)
     sections = max(
         len(libraries), obs[names.LIBRARY_ID].nunique() if names.LIBRARY_ID in obs else 0
@@ -171,7 +179,7 @@ def _element(handle: h5py.File, key: str, path: Path) -> Any:  # noqa: ANN401 - 
         raise SectionError(
             f"{key} is not written as AnnData writes it",
             where=path,
-            hint="read and write the file with a current anndata",
+            hint=WRITE_AGAIN,
         )
     try:
         return read_elem(item)
@@ -190,7 +198,7 @@ def _frame(handle: h5py.File, key: str, path: Path) -> pd.DataFrame:
         raise SectionError(
             f"{key} is not a table (anndata before 0.7 wrote it so)",
             where=path,
-            hint="read and write the file with a current anndata",
+            hint=WRITE_AGAIN,
         )
     return frame
 
@@ -211,7 +219,9 @@ def _counts(handle: h5py.File, path: Path) -> tuple[sp.csr_matrix, pd.DataFrame]
             var = _frame(handle, "raw/var" if key == "raw/X" else "var", path)
             if len(var) != matrix.shape[1]:
                 raise SectionError(
-                    f"{key} has {matrix.shape[1]} columns for {len(var)} genes", where=path
+                    f"{key} has {matrix.shape[1]} columns for {len(var)} genes",
+                    where=path,
+                    hint=WRITE_AGAIN,
                 )
             return matrix, var
         said.append(f"{key} {fault}")

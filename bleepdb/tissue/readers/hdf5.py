@@ -43,7 +43,7 @@ def open_hdf5(path: Path, what: str) -> Iterator[h5py.File]:
         SectionError too.
     """
     if not path.is_file():
-        raise SectionError("no such file", where=path)
+        raise SectionError("no such file", where=path, hint="check the path")
     try:
         with h5py.File(path, "r") as handle:
             _walk(handle, path, set())
@@ -91,4 +91,5 @@ def _check_storage(dataset: h5py.Dataset, path: Path) -> None:
         raise SectionError(
             f"{dataset.name} declares {declared / 2**30:.0f} GiB and stores next to nothing",
             where=path,
+            hint="fetch or write the file again",
         )

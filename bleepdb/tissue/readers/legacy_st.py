@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bleepdb.tissue.section import Section
     from bleepdb.tissue.sheet import SheetRow
 
+AGAIN: Final = "correct the table and run again"
 ASSAY: Final = "st"
 PIXEL_COLUMNS: Final = ("pixel_x", "pixel_y")
 SELECTED: Final = "selected"
@@ -87,7 +88,7 @@ class Selection:
         if table.has(SELECTED):
             table = table.take(table.numbers(SELECTED) == 1)
             if not table.rows:
-                raise SectionError("no spot is selected", where=table.path)
+                raise SectionError("no spot is selected", where=table.path, hint=AGAIN)
         self.array_xy: NDArray[np.float64] = np.rint(
             np.column_stack([table.numbers("x"), table.numbers("y")])
         )
@@ -143,8 +144,10 @@ def _counts(path: Path) -> tuple[list[str], list[str], NDArray[np.float64]]:
     if len(genes) == body.shape[1] + 1:
         genes = genes[1:]
     if len(genes) != body.shape[1]:
-        raise SectionError(f"{len(genes)} gene names for {body.shape[1]} columns", where=path)
+        raise SectionError(
+            f"{len(genes)} gene names for {body.shape[1]} columns", where=path, hint=AGAIN
+        )
     text = [g for g, kind in zip(genes, body.dtypes, strict=True) if not is_numeric_dtype(kind)]
     if text:
-        raise SectionError(f"column {text[0]} does not hold numbers", where=path)
+        raise SectionError(f"column {text[0]} does not hold numbers", where=path, hint=AGAIN)
     return [str(b) for b in body.index], genes, body.to_numpy(np.float64)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+AGAIN: Final = "fetch the folder again as Space Ranger wrote it"
 BARCODE: Final = "barcode"
 IN_TISSUE: Final = "in_tissue"
 ROW: Final = "array_row"
@@ -60,7 +61,7 @@ def find_positions(spatial: Path) -> Path:
     for name in FILES:
         if (spatial / name).is_file():
             return spatial / name
-    raise SectionError(f"no spot positions ({', '.join(FILES)})", where=spatial)
+    raise SectionError(f"no spot positions ({', '.join(FILES)})", where=spatial, hint=AGAIN)
 
 
 def is_positions(header: list[str]) -> bool:
@@ -80,7 +81,9 @@ def read_positions(path: Path) -> Positions:
     table = _parquet(path) if path.suffix == ".parquet" else _csv(path)
     inside = table.numbers(IN_TISSUE)
     if not np.isin(inside, (0, 1)).all():
-        raise SectionError(f"column {IN_TISSUE} holds other values than 0 and 1", where=path)
+        raise SectionError(
+            f"column {IN_TISSUE} holds other values than 0 and 1", where=path, hint=AGAIN
+        )
     return Positions(
         barcodes=table.text(BARCODE),
         in_tissue=inside == 1,
@@ -93,7 +96,7 @@ def read_positions(path: Path) -> Positions:
 def _csv(path: Path) -> Table:
     rows = read_rows(path)
     if not rows:
-        raise SectionError("an empty table", where=path)
+        raise SectionError("an empty table", where=path, hint=AGAIN)
     if BARCODE in rows[0][1]:
         return Table.made(path, rows[0][1], rows[1:])
     return Table.made(path, COLUMNS, rows)
@@ -103,9 +106,11 @@ def _parquet(path: Path) -> Table:
     try:
         frame = pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise SectionError(f"not a readable parquet table ({error})", where=path) from error
+        raise SectionError(
+            f"not a readable parquet table ({error})", where=path, hint=AGAIN
+        ) from error
     missing = [c for c in COLUMNS if c not in frame.columns]
     if missing:
-        raise SectionError(f"no column {', '.join(missing)}", where=path)
+        raise SectionError(f"no column {', '.join(missing)}", where=path, hint=AGAIN)
     rows = frame[list(COLUMNS)].astype(str).to_numpy().tolist()
     return Table.made(path, COLUMNS, list(enumerate(rows, start=1)))

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from bleepdb.errors import SectionError
+from bleepdb.tissue.geometry import mpp_fault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,12 +58,18 @@ def choose_mpp(candidates: Sequence[tuple[str, float | None]], where: Path) -> S
     Raises
     ------
     SectionError
-        If a source gives something that is no positive number.
+        If a source gives something that is no positive number, or the one that is taken gives
+        what no image has.
     """
     known = [(source, mpp) for source, mpp in candidates if mpp is not None]
-    for source, mpp in known:
-        if not math.isfinite(mpp) or mpp <= 0:
-            raise SectionError(f"mpp {mpp} from {source} is not a positive number", where=where)
+    for number, (source, mpp) in enumerate(known):
+        fault = mpp_fault(mpp)
+        if fault is not None and (number == 0 or not mpp > 0):
+            raise SectionError(
+                f"mpp from {source}: {fault}",
+                where=where,
+                hint="correct the sheet's mpp column or pass --slide-mpp",
+            )
     if not known:
         return Scale(None, None)
     (source, mpp), *others = known

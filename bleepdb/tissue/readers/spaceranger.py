@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bleepdb.tissue.section import Section
     from bleepdb.tissue.sheet import SheetRow
 
+AGAIN: Final = "fetch the folder again as Space Ranger wrote it"
 SCALEFACTORS: Final = "scalefactors_json.json"
 BIN_UM: Final = "bin_size_um"
 MPP: Final = "microns_per_pixel"
@@ -90,9 +91,9 @@ def _scalefactors(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise SectionError(f"not readable JSON ({error})", where=path) from error
+        raise SectionError(f"not readable JSON ({error})", where=path, hint=AGAIN) from error
     if not isinstance(factors, dict):
-        raise SectionError("not a JSON object", where=path)
+        raise SectionError("not a JSON object", where=path, hint=AGAIN)
     return factors
 
 
@@ -102,7 +103,9 @@ def _positive(factors: dict[str, Any], key: str, outs: Path) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise SectionError(
-            f"{key} is {value!r}, not a positive number", where=outs / "spatial" / SCALEFACTORS
+            f"{key} is {value!r}, not a positive number",
+            where=outs / "spatial" / SCALEFACTORS,
+            hint=AGAIN,
         )
     return float(value)
 
@@ -115,7 +118,9 @@ def _image_factor(image: Path | None, outs: Path, factors: dict[str, Any]) -> fl
             factor = _positive(factors, key, outs)
             if factor is None:
                 raise SectionError(
-                    f"no {key}, so places on {name} are unknown", where=spatial / SCALEFACTORS
+                    f"no {key}, so places on {name} are unknown",
+                    where=spatial / SCALEFACTORS,
+                    hint="name the full-resolution image, or fetch the folder again",
                 )
             return factor
     return 1.0

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHOWN = 5
+CORRECT = "correct the table and run again"
 
 
 def read_rows(path: Path) -> list[tuple[int, list[str]]]:
@@ -50,11 +51,13 @@ def read_rows(path: Path) -> list[tuple[int, list[str]]]:
                     rows.append((line, stripped))
                 line = reader.line_num + 1
     except FileNotFoundError:
-        raise SectionError("no such file", where=path) from None
+        raise SectionError("no such file", where=path, hint="check the path") from None
     except UnicodeDecodeError as error:
         raise SectionError("not UTF-8 text", where=path, hint="save it as UTF-8") from error
     except (OSError, EOFError, csv.Error) as error:
-        raise SectionError(f"not a readable table ({error})", where=path) from error
+        raise SectionError(
+            f"not a readable table ({error})", where=path, hint="save it again as CSV or TSV"
+        ) from error
     return rows
 
 
@@ -96,7 +99,7 @@ class Table:
         """
         rows = read_rows(path)
         if not rows:
-            raise SectionError("an empty table", where=path)
+            raise SectionError("an empty table", where=path, hint=CORRECT)
         return cls.made(path, rows[0][1], rows[1:])
 
     @classmethod
@@ -111,12 +114,13 @@ class Table:
             If there are no rows, or some have another number of cells.
         """
         if not rows:
-            raise SectionError("a table without rows", where=path)
+            raise SectionError("a table without rows", where=path, hint=CORRECT)
         wrong = [f"line {n} has {len(c)}" for n, c in rows if len(c) != len(header)]
         if wrong:
             raise SectionError(
                 f"{len(wrong)} rows do not have the header's {len(header)} cells: {_some(wrong)}",
                 where=path,
+                hint=CORRECT,
             )
         return cls(path, header, [c for _, c in rows], [n for n, _ in rows])
 
@@ -134,13 +138,17 @@ class Table:
         """
         if name not in self.header:
             raise SectionError(
-                f"no column {name} (there are {', '.join(self.header[:12])})", where=self.path
+                f"no column {name} (there are {', '.join(self.header[:12])})",
+                where=self.path,
+                hint=CORRECT,
             )
         at = list(self.header).index(name)
         cells = [row[at] for row in self.rows]
         empty = [f"line {n}" for n, c in zip(self.lines, cells, strict=True) if not c]
         if empty:
-            raise SectionError(f"column {name} is empty in {_some(empty)}", where=self.path)
+            raise SectionError(
+                f"column {name} is empty in {_some(empty)}", where=self.path, hint=CORRECT
+            )
         return cells
 
     def numbers(self, name: str) -> NDArray[np.float64]:
@@ -156,7 +164,9 @@ class Table:
         bad = np.flatnonzero(~np.isfinite(values)).tolist()
         if bad:
             shown = _some([f"line {self.lines[i]} has {cells[i][:20]!r}" for i in bad])
-            raise SectionError(f"column {name} is not a number: {shown}", where=self.path)
+            raise SectionError(
+                f"column {name} is not a number: {shown}", where=self.path, hint=CORRECT
+            )
         return values
 
     def take(self, kept: NDArray[np.bool_]) -> Table:
@@ -190,4 +200,8 @@ def refuse_duplicates(names: Sequence[str], what: str, where: Path) -> None:
     values, counts = np.unique(np.asarray(names, dtype=np.str_), return_counts=True)
     twice = values[counts > 1].tolist()
     if twice:
-        raise SectionError(f"{len(twice)} {what} stand more than once: {_some(twice)}", where=where)
+        raise SectionError(
+            f"{len(twice)} {what} stand more than once: {_some(twice)}",
+            where=where,
+            hint="make the names unique",
+        )

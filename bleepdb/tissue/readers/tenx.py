@@ -19,6 +19,7 @@ from bleepdb.tissue.readers.hdf5 import open_hdf5
 if TYPE_CHECKING:
     from pathlib import Path
 
+AGAIN: Final = "fetch the matrix again as Space Ranger wrote it"
 GENE_EXPRESSION: Final = "Gene Expression"
 H5: Final = "filtered_feature_bc_matrix.h5"
 FOLDER: Final = "filtered_feature_bc_matrix"
@@ -59,7 +60,7 @@ def read_matrix(outs: Path) -> TenxMatrix:
         return read_h5(outs / H5)
     if (outs / FOLDER).is_dir():
         return read_folder(outs / FOLDER)
-    raise SectionError(f"neither {H5} nor {FOLDER}/", where=outs)
+    raise SectionError(f"neither {H5} nor {FOLDER}/", where=outs, hint=AGAIN)
 
 
 def read_h5(path: Path) -> TenxMatrix:
@@ -109,7 +110,9 @@ def read_folder(folder: Path) -> TenxMatrix:
             hint="fetch or write the file again",
         ) from error
     if features.shape[1] < 2:
-        raise SectionError("needs the columns id and name", where=folder / "features.tsv")
+        raise SectionError(
+            "needs the columns id and name", where=folder / "features.tsv", hint=AGAIN
+        )
     ids, symbols = features[0].tolist(), features[1].tolist()
     types = features[2].tolist() if features.shape[1] > 2 else []
     return _made(matrix, barcodes, ids, symbols, types, [], folder)
@@ -129,10 +132,11 @@ def _made(
             f"a matrix of {matrix.shape[1]} features and {matrix.shape[0]} barcodes, but "
             f"{len(ids)} features and {len(barcodes)} barcodes are named",
             where=where,
+            hint=AGAIN,
         )
     kept = np.array([t == GENE_EXPRESSION for t in types] if types else [True] * len(ids))
     if not kept.any():
-        raise SectionError(f'no features of type "{GENE_EXPRESSION}"', where=where)
+        raise SectionError(f'no features of type "{GENE_EXPRESSION}"', where=where, hint=AGAIN)
     measured = np.flatnonzero(kept)
     # Folders do not name the genome, but put it before every id and name where there are several.
     named = {genomes[i] for i in measured} if genomes else _prefixes([ids[i] for i in measured])
@@ -170,7 +174,7 @@ def _refuse_old(handle: h5py.File, path: Path) -> None:
             where=path,
             hint="write it again with Cell Ranger 3 or later, or as .h5ad",
         )
-    raise SectionError("no group named matrix: not a 10x matrix", where=path)
+    raise SectionError("no group named matrix: not a 10x matrix", where=path, hint=AGAIN)
 
 
 def _strings(dataset: h5py.Dataset) -> list[str]:
@@ -182,7 +186,7 @@ def _one_of(folder: Path, *stems: str) -> Path:
         for path in (folder / f"{stem}.gz", folder / stem):
             if path.is_file():
                 return path
-    raise SectionError(f"no {' or '.join(stems)} (plain or .gz)", where=folder)
+    raise SectionError(f"no {' or '.join(stems)} (plain or .gz)", where=folder, hint=AGAIN)
 
 
 def _tsv(path: Path) -> pd.DataFrame:
@@ -191,4 +195,4 @@ def _tsv(path: Path) -> pd.DataFrame:
             path, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE
         )
     except (OSError, EOFError, ValueError) as error:
-        raise SectionError(f"not a readable table ({error})", where=path) from error
+        raise SectionError(f"not a readable table ({error})", where=path, hint=AGAIN) from error
