@@ -85,7 +85,7 @@ def root(
 def run() -> None:
     """Run the app; what a person can mend ends with one line on stderr and exit code 2."""
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(standalone_mode=False) or 0)
     except (BleepdbError, UsageError, OSError, MemoryError) as error:
         if os.environ.get("BLEEPDB_DEBUG"):
             raise
