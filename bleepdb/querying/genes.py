@@ -14,6 +14,8 @@ from bleepdb.querying.settings import ALL, MODEL, PREDICTABLE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from bleepdb.atlas import Profiles
     from bleepdb.encoders import Model
 
@@ -21,6 +23,56 @@ log = logging.getLogger(__name__)
 
 MOST_GENES: Final = 2000
 PCC: Final = "pcc"
+
+
+def refuse_genes(
+    asked: str | tuple[str, ...] | None, model: Model, panels: Sequence[Panel], *, where: str
+) -> None:
+    """Refuse what `choose_genes` could not answer, before a slide is encoded for it.
+
+    Parameters
+    ----------
+    asked
+        See `QuerySettings.genes`.
+    model
+        Of the query.
+    panels
+        All that the collection's live spots were measured on.
+    where
+        The collection, for messages.
+
+    Raises
+    ------
+    GeneError
+        If a named set is not in the card, or none of the names is known.
+    """
+    if asked == PREDICTABLE:
+        _predictable(model)
+    if isinstance(asked, tuple) and not any(
+        (panel.find(asked) >= 0).any() for panel in (model.panel, *panels)
+    ):
+        raise _none_known(asked, where)
+
+
+def _predictable(model: Model) -> NDArray[np.bool_]:
+    """Which genes of its panel the card calls predictable; a GeneError where it calls none so."""
+    found = model.predictable
+    if found is None or not found.any():
+        held = "no held-out scores per gene" if found is None else "no predictable gene"
+        raise GeneError(
+            f"the model's card holds {held}",
+            hint="run `bleepdb evaluate ... --card MODEL` first, or choose other genes",
+        )
+    return found
+
+
+def _none_known(asked: tuple[str, ...], where: str | None = None) -> GeneError:
+    shown = ", ".join(asked[:5])
+    return GeneError(
+        f"none of the {len(asked)} genes asked for ({shown}) was measured in this atlas",
+        where=where,
+        hint="use symbols or Ensembl ids of its panel",
+    )
 
 
 def choose_genes(asked: str | tuple[str, ...] | None, model: Model, profiles: Profiles) -> Panel:
@@ -36,22 +88,12 @@ def choose_genes(asked: str | tuple[str, ...] | None, model: Model, profiles: Pr
         return every
     if asked == MODEL:
         return model.panel
-    predictable = model.predictable
-    if asked == PREDICTABLE and (predictable is None or not predictable.any()):
-        held = "no held-out scores per gene" if predictable is None else "no predictable gene"
-        raise GeneError(
-            f"the model's card holds {held}",
-            hint="run `bleepdb evaluate ... --card MODEL` first, or choose other genes",
-        )
+    predictable = _predictable(model) if asked == PREDICTABLE else model.predictable
     if isinstance(asked, tuple):
         places = every.find(asked)
         known = np.unique(places[places >= 0])
         if not len(known):
-            shown = ", ".join(asked[:5])
-            raise GeneError(
-                f"none of the {len(asked)} genes asked for ({shown}) was measured in this atlas",
-                hint="use symbols or Ensembl ids of its panel",
-            )
+            raise _none_known(asked)
         for name in [n for n, p in zip(asked, places, strict=True) if p < 0][:20]:
             log.warning("gene %s is not in this atlas and is left out", name)
         return every.take(list(dict.fromkeys(places[places >= 0].tolist())))

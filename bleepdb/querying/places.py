@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bleepdb.encoders import extract
+from bleepdb.errors import InputError
 from bleepdb.tissue import (
     check_registration,
     edge_fraction,
@@ -123,12 +124,15 @@ def _where(
         checked = check_registration(query.spots.xy_px, slide)
         said = () if checked.warning is None else (checked.warning,)
         return query.spots.names, query.spots.xy_px, said
-    xy_px = tile_centres(
-        tissue_mask(slide),
-        size_px=slide.size_px,
-        slide_mpp=slide.known_mpp,
-        stride_um=stride_um,
-        tile_um=min(model.feature_spec.geometry.scales_um),
-        min_tissue=settings.min_tissue,
-    )
+    try:
+        xy_px = tile_centres(
+            tissue_mask(slide),
+            size_px=slide.size_px,
+            slide_mpp=slide.known_mpp,
+            stride_um=stride_um,
+            tile_um=min(model.feature_spec.geometry.scales_um),
+            min_tissue=settings.min_tissue,
+        )
+    except InputError as error:  # the mask does not know which slide it is of
+        raise type(error)(error.what, where=slide.path, hint=error.hint) from error
     return np.array([f"tile-{i}" for i in range(len(xy_px))]), xy_px, ()

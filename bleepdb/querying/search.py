@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 QUERIES_A_BATCH = 500
 VECTORS_A_BATCH = 1000
 RECALL_SAMPLE = 50
+VERIFIED = 1000
 EXACT_PRODUCTS = 1e9  # queries x points: up to here exact search is cheap
 
 
@@ -134,6 +135,19 @@ def weigh(
         method=method,
         temperature=temperature,
     )
+
+
+def refuse_damaged(atlas: Atlas, collection: str, ids: Sequence[str], key: str) -> None:
+    """Hold the vectors of a sample of the neighbours against their checksums.
+
+    A search trusts the stored vectors, and what a damaged file gives are neighbours too.
+
+    Raises
+    ------
+    AtlasCorruptError
+        If a vector is not what was written.
+    """
+    vectors_of(atlas, collection, ids[:: 1 + len(ids) // VERIFIED], key)
 
 
 def vectors_of(atlas: Atlas, collection: str, ids: Sequence[str], key: str) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -73,12 +74,18 @@ class QuerySettings:
             )
         if self.k is not None and self.k < 1:
             raise InputError(f"{self.k} neighbours", hint="ask for 1 or more")
-        if self.temperature is not None and not self.temperature > 0:
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
             raise InputError(f"temperature {self.temperature:g}", hint="give a positive number")
-        if not self.ridge > 0:
+        if not 0 < self.ridge < math.inf:
             raise InputError(f"ridge {self.ridge:g}", hint="give a positive number")
         if self.smoothing is not None and not 0 <= self.smoothing <= 1:
             raise InputError(f"smoothing {self.smoothing:g}", hint="give a share from 0 to 1")
+        if self.stride_um is not None and not 0 < self.stride_um < math.inf:
+            raise InputError(f"stride {self.stride_um:g} µm", hint="give a positive number")
+        if not 0 <= self.min_tissue <= 1:
+            raise InputError(
+                f"least share of tissue {self.min_tissue:g}", hint="give a share from 0 to 1"
+            )
         if isinstance(self.genes, str) and self.genes not in GENE_CHOICES:
             raise InputError(
                 f"no set of genes {self.genes!r}",

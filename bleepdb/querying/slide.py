@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from bleepdb.atlas import fetch_profiles, pin
-from bleepdb.errors import AtlasError, SpaceMismatchError
+from bleepdb.atlas import fetch_profiles, get_panel, pin
+from bleepdb.errors import AtlasError, InputError, SpaceMismatchError
 from bleepdb.imputation import Aggregator, smooth
 from bleepdb.places import adjacency
 from bleepdb.profiles import low_rank_of, reference_groups
-from bleepdb.querying.genes import choose_genes
+from bleepdb.querying.genes import choose_genes, refuse_genes
 from bleepdb.querying.output import CAUTION, FORMAT_VERSION, Imputed
 from bleepdb.querying.places import see
-from bleepdb.querying.search import search, vectors_of, weigh
+from bleepdb.querying.search import refuse_damaged, search, vectors_of, weigh
 from bleepdb.querying.settings import LOCAL, QuerySettings
 from bleepdb.querying.tables import gene_table, reference_table, spatial_entry, tile_table
 from bleepdb.run_card import make_run_card
@@ -72,6 +73,8 @@ def query_slide(
         If nothing is live, or nothing is left after exclusions.
     GeneError
         If the genes asked for are not known.
+    InputError
+        If a donor or section to exclude is not there.
     SlideError
         If the slide cannot be used.
     """
@@ -79,6 +82,10 @@ def query_slide(
     step = progress or (lambda _: lambda _done, _total: None)
     pinned = pin(atlas, collection)
     check_space(model, pinned, atlas)
+    place = f"{atlas.location}/{collection}"
+    panels = [get_panel(atlas, collection, digest) for digest in pinned.manifest.panels]
+    refuse_genes(chosen.genes, model, panels, where=place)
+    _refuse_unknown(chosen, pinned, where=place)
     chosen, warnings = _exclusions(query, chosen, model)
     places = see(query, model, chosen, progress=step("encoding tiles"))
     warnings += [*places.warnings, *_own_slide(places, pinned, chosen)]
@@ -93,7 +100,11 @@ def query_slide(
     profiles = fetch_profiles(
         atlas, collection, found.ids, progress=step("fetching reference profiles")
     )
-    keys = vectors_of(atlas, collection, found.ids, model.key) if method == LOCAL else None
+    keys = None
+    if method == LOCAL:
+        keys = vectors_of(atlas, collection, found.ids, model.key)
+    else:
+        refuse_damaged(atlas, collection, found.ids, model.key)
     temperature = float(chosen.temperature or card["temperature"])
     W = weigh(found, vectors, keys, method=method, temperature=temperature, ridge=chosen.ridge)
     near = card["smoothing"]
@@ -106,6 +117,7 @@ def query_slide(
     aggregator = Aggregator(reference_groups(profiles, model.panel), genes, low_rank)
     used = asdict(chosen) | {
         "method": method, "k": k, "temperature": temperature, "smoothing": share,
+        "max_upsampling": chosen.max_upsampling if math.isfinite(chosen.max_upsampling) else None,
         "denoise": low_rank is not None, "genes": len(genes), "exact_search": found.exact,
         "recall": found.recall,
     }  # fmt: skip
@@ -180,6 +192,22 @@ def check_unchanged(atlas: Atlas, imputed: Imputed) -> None:
             where=f"{atlas.location}/{facts['collection']}",
             hint="run the query again",
         )
+
+
+def _refuse_unknown(settings: QuerySettings, pinned: Pinned, *, where: str) -> None:
+    """Refuse to exclude who is not there: a slip in a name would let a donor answer for itself."""
+    live = pinned.manifest.live
+    for what, asked, known in (
+        ("donor", settings.exclude_donors, {s.donor for s in live}),
+        ("section", settings.exclude_sections, {s.section for s in live}),
+    ):
+        unknown = [name for name in asked if name not in known]
+        if unknown:
+            raise InputError(
+                f"no {what} {unknown[0]!r:.80} to exclude",
+                where=where,
+                hint=f"there is {', '.join(sorted(known))}",
+            )
 
 
 def _exclusions(
