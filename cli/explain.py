@@ -28,7 +28,9 @@ def explain(
         str | None,
         typer.Option("--atlas", envvar="BLEEPDB_ATLAS", help="Default: the one the file names."),
     ] = None,
-    most: Annotated[int, typer.Option("--most", help="Reference spots to list; 0 for all.")] = 15,
+    most: Annotated[
+        int, typer.Option("--most", min=0, help="Reference spots to list; 0 for all.")
+    ] = 15,
     lock_timeout: LockTimeoutOption = 10.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
 ) -> None:
@@ -39,8 +41,16 @@ def explain(
     from bleepdb.indexing import model_of
     from bleepdb.querying import open_imputed
 
+    if at is not None and tile is not None:
+        raise InputError("--at and --tile name two places", hint="give one of them")
     opened = open_imputed(imputed)
     facts = opened.run_card["facts"]
+    if atlas is None and "://" not in facts["atlas"] and not Path(facts["atlas"]).exists():
+        raise InputError(
+            f"the atlas that this file names is not there ({facts['atlas']})",
+            where=imputed,
+            hint="pass --atlas",
+        )
     row = find_tile(opened, at=None if at is None else _place(at), tile=tile)
     pairs = [(row, find_gene(opened, name)) for name in gene]
     with open_atlas(atlas or facts["atlas"], lock_timeout=lock_timeout) as place:
@@ -84,7 +94,7 @@ def _place(text: str) -> tuple[float, float]:
     try:
         x, y = (float(part) for part in text.split(","))
     except ValueError:
-        raise InputError(
-            f"{text!r} is no place", hint="write --at X,Y, such as 1200,3400"
-        ) from None
+        x = y = math.nan
+    if not (math.isfinite(x) and math.isfinite(y)):
+        raise InputError(f"{text!r} is no place", hint="write --at X,Y, such as 1200,3400")
     return x, y

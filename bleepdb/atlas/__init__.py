@@ -5,6 +5,7 @@ Names load when they are first used (PEP 562): who needs only the exact atlas lo
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,6 +90,7 @@ __all__ = [
     "prepare_collection",
     "publish_section",
     "put_panel",
+    "refuse_location",
     "resolve",
     "retract_section",
     "sweep",
@@ -96,6 +98,8 @@ __all__ = [
 ]
 
 MEMORY = "memory:"
+# Slips such as http:/host are meant as URLs too, and may hold a key as well.
+_URL = re.compile(r"(?P<scheme>https?):/*|(?P<other>[A-Za-z][A-Za-z0-9+.-]*)://", re.IGNORECASE)
 _KINDS = "a folder (embedded) and memory: (exact) work in this version"
 
 
@@ -121,20 +125,38 @@ def open_atlas(location: str | Path, *, create: bool = False, lock_timeout: floa
         If the location is of a kind that this version does not know, or the folder is no atlas.
     """
     text = str(location)
+    refuse_location(text)
     if text == MEMORY:
         exact: Atlas = import_module("bleepdb.atlas.exact").ExactAtlas()
         return exact
-    if "://" in text:
-        scheme, _, rest = text.partition("://")
-        # User information and query may hold a key: they are not repeated.
-        shown = f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
-        what = "a Qdrant server" if scheme in {"http", "https"} else f"a {scheme} location"
-        raise AtlasError(f"{what} cannot be an atlas yet", where=shown, hint=_KINDS)
-    if text.rstrip("/").endswith(".snapshot"):
-        raise AtlasError("a snapshot cannot be opened yet", where=text, hint=_KINDS)
     module = import_module("bleepdb.atlas.embedded")
     embedded: Atlas = module.EmbeddedAtlas(Path(text), create=create, lock_timeout=lock_timeout)
     return embedded
+
+
+def refuse_location(location: str | Path) -> None:
+    """Refuse a location of a kind that this version does not know; nothing is opened.
+
+    Raises
+    ------
+    AtlasError
+        It does not repeat user information or parameters, which may hold a key.
+    """
+    text = str(location)
+    found = _URL.match(text)
+    if found is not None:
+        scheme = (found["scheme"] or found["other"]).lower()
+        rest = text[found.end() :]
+        host = re.split("[/?#]", rest)[0]
+        if "@" in rest and "@" not in host:
+            host = "@"  # user information that is not quoted as it should be may be cut anywhere
+        shown = f"{scheme}://{host.rpartition('@')[2]}"
+        what = "a Qdrant server" if scheme in {"http", "https"} else f"a location of kind {scheme}"
+        raise AtlasError(f"{what} cannot be an atlas yet", where=shown, hint=_KINDS)
+    if text.rstrip("/").endswith(".snapshot"):
+        raise AtlasError("a snapshot cannot be opened yet", where=text, hint=_KINDS)
+    if not text:
+        raise AtlasError("an empty location is no atlas", hint=_KINDS)
 
 
 def __getattr__(name: str) -> object:

@@ -133,7 +133,8 @@ def resolve(atlas: Atlas, name: str) -> str:
     for alias in wanted:
         if aliases.get(alias) in collections:
             return aliases[alias]
-    there = sorted(a.removeprefix("bleepdb_") for a in aliases) or collections
+    reached = sorted(a.removeprefix("bleepdb_") for a, c in aliases.items() if c in collections)
+    there = reached or collections
     raise EmptyAtlasError(
         f"nothing is indexed for {name!r:.80}",
         where=atlas.location,

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from anndata._io.specs.registry import IORegistryError  # anndata has no public name for it
 
 from bleepdb import names
 from bleepdb.errors import InputError
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 ROWS_A_BLOCK = 1024
+REFERENCE_COLUMNS = frozenset(
+    {names.SECTION, names.DONOR, names.BARCODE, names.X_PX, names.Y_PX, names.REV}
+)
 CAUTION = (
     "Imputed values are averages over reference spots; where they are smoothed or projected on few "
     "components they overstate co-expression and spatial autocorrelation. Research use only."
@@ -247,14 +251,15 @@ def open_imputed(path: Path) -> Opened:
         raise InputError(
             "no such file", where=path, hint="give the .h5ad that `bleepdb query` wrote"
         )
-    with open_hdf5(path, "AnnData"):
-        pass  # links to other files and damage are refused before anndata follows them
+    with open_hdf5(path, "AnnData") as file:
+        # Links to other files and damage are refused before anndata follows them.
+        shape = getattr(file.get("X"), "shape", None)
     try:
         read = ad.read_h5ad(path, backed="r")
         obs, var, uns = read.obs, read.var, read.uns
         obsm = {k: np.asarray(read.obsm[k]) for k in read.obsm}
         read.file.close()
-    except (OSError, KeyError, ValueError, ad.io.specs.registry.IORegistryError) as error:
+    except (OSError, KeyError, ValueError, IORegistryError) as error:
         raise InputError(
             f"not a readable .h5ad ({' '.join(str(error).split())[:160]})",
             where=path,
@@ -267,12 +272,35 @@ def open_imputed(path: Path) -> Opened:
         raise InputError(
             "holds no weights on reference spots", where=path, hint="give a file of `bleepdb query`"
         )
-    columns = obsm[names.NEIGHBOURS_KEY]
-    if columns.shape != obsm[names.WEIGHTS_KEY].shape or columns.max(initial=-1) >= len(references):
+    columns, shares = obsm[names.NEIGHBOURS_KEY], obsm[names.WEIGHTS_KEY]
+    if columns.shape != shares.shape or columns.max(initial=-1) >= len(references):
         raise InputError(
             "names reference spots that it does not list",
             where=path,
             hint="run `bleepdb query` again",
         )
-    weights = from_padded(columns, obsm[names.WEIGHTS_KEY], len(references))
+    whole = (
+        np.isfinite(shares).all()
+        and set(references) >= REFERENCE_COLUMNS
+        and names.GENE_IDS in var
+        and "denoised" in about
+        and shape == (len(obs), len(var))
+        and _names_its_atlas(about)
+    )
+    if not whole:
+        raise InputError(
+            "is not as `bleepdb query` wrote it: its evidence was changed",
+            where=path,
+            hint="run `bleepdb query` again",
+        )
+    weights = from_padded(columns, shares, len(references))
     return Opened(Path(path), obs, var, obsm[names.SPATIAL], weights, references, about)
+
+
+def _names_its_atlas(about: Mapping[str, Any]) -> bool:
+    """Tell whether the run card can be read and says where its references are."""
+    try:
+        facts = json.loads(about["run_card"])["facts"]
+        return isinstance(facts["atlas"], str) and isinstance(facts["collection"], str)
+    except (KeyError, TypeError, ValueError):
+        return False
