@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bleepdb import names
+from bleepdb.admission import check_fit
 from bleepdb.atlas import (
     CollectionSpec,
     LiveSection,
@@ -25,7 +26,7 @@ from bleepdb.atlas import (
     vector_crc,
 )
 from bleepdb.encoders import extract, model_from_blobs, model_to_blobs
-from bleepdb.errors import EmptyAtlasError, InputError, SectionError
+from bleepdb.errors import EmptyAtlasError
 from bleepdb.files import digest
 from bleepdb.profiles import normalised
 from bleepdb.tissue import open_slide
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from bleepdb.tissue import Section
 
 SPOTS_A_BATCH = 500
-LEAST_SHARED = 0.5  # of the model's panel; below, a profile would say too little
 CODEC_FAMILY = "bdb1"
 MODEL_FOLDER = "model"
 
@@ -151,8 +151,7 @@ def index_section(
     SpaceMismatchError
         If the tissue's collection of this space was made otherwise.
     """
-    found = section.panel.match(model.panel)
-    _check_fit(section, model, len(found))
+    found = check_fit(section, model)
     assert section.slide_path is not None  # noqa: S101 - checked just now
     with open_slide(section.slide_path, mpp=section.known_mpp) as slide:
         slide_digest = slide.digest
@@ -216,41 +215,6 @@ def index_section(
     )
 
 
-def _check_fit(section: Section, model: Model, shared: int) -> None:
-    if section.slide_path is None:
-        raise SectionError(
-            f"section {section.section} has no image",
-            where=section.source,
-            hint="name the H&E slide in the sheet's image column",
-        )
-    if shared < LEAST_SHARED * len(model.panel):
-        raise SectionError(
-            f"section {section.section} measured {shared} of the model's {len(model.panel)} genes, "
-            f"less than {LEAST_SHARED:.0%}",
-            where=section.source,
-            hint="train a model on sections with this panel",
-        )
-
-
-def check_fields(sections: Sequence[Section], fields: Sequence[str]) -> None:
-    """Check that the listed fields stand in the sheet and may go into a payload.
-
-    Raises
-    ------
-    InputError
-        If a field is reserved, or a section does not have it.
-    """
-    for name in fields:
-        if name in names.RESERVED_FIELDS:
-            raise InputError(f"the field {name!r} is stored anyway", hint="leave it out of --field")
-        lacking = [s.section for s in sections if name not in s.fields]
-        if lacking:
-            raise InputError(
-                f"the sheet has no column {name!r} for section {lacking[0]}",
-                hint="add the column, or leave it out of --field",
-            )
-
-
 def _known_order(
     atlas: Atlas, collection: str, manifest: Manifest, panel: Panel
 ) -> tuple[Panel, NDArray[np.int64]] | None:
@@ -301,7 +265,7 @@ def _points(
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[Points]:
     """Encode the section and yield its points; nothing runs before the first is asked for."""
-    assert section.slide_path is not None  # noqa: S101 - `_check_fit` has seen to it
+    assert section.slide_path is not None  # noqa: S101 - `check_fit` has seen to it
     features = extract(
         section.slide_path,
         section.xy_px,

