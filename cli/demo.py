@@ -10,7 +10,7 @@ import typer
 
 from bleepdb.errors import InputError
 
-from .inputs import load_all
+from .inputs import MOST_SEED, load_all, refuse_place
 from .render import bar, note, out
 from .train import DEFAULT_ENCODER, DEFAULT_SCALES_UM, EncoderOption, WeightsOption
 
@@ -34,9 +34,11 @@ def demo(
     ] = SIMULATED,
     encoder: EncoderOption = DEFAULT_ENCODER,
     weights: WeightsOption = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the made sections.")] = SEED,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=MOST_SEED, help="Of the made sections.")
+    ] = SEED,
     permutations: Annotated[
-        int, typer.Option("--permutations", help="Shuffles of the pairs for the null.")
+        int, typer.Option("--permutations", min=0, help="Shuffles of the pairs for the null.")
     ] = 100,
 ) -> None:
     """Train, index, query and evaluate, end to end, on an embedded atlas.
@@ -60,7 +62,6 @@ def demo(
     from .evaluate import encode_twice, show, show_comparison
 
     begun = time.monotonic()
-    out_folder.mkdir(parents=True, exist_ok=True)
     load_backbone(encoder, weights=weights)  # what is missing is said before the work begins
     sheet = _sheet(dataset, out_folder, seed)
     rows = read_sheet(sheet)
@@ -159,6 +160,9 @@ def _picture(
 
 def _refuse(folder: Path) -> None:
     """Leave a folder alone that the demo did not make."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError("is a file", where=folder, hint="pass --out NEW")
+    refuse_place(folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "samples.csv").is_file():
         raise InputError(
             "holds something that the demo did not make", where=folder, hint="pass --out NEW"

@@ -10,11 +10,17 @@ import typer
 from bleepdb.errors import InputError
 
 from .inputs import (
+    MOST_SEED,
     ImageOption,
     MinCountsOption,
     MinGenesOption,
     SlideMppOption,
+    UpsamplingOption,
+    is_sheet,
     load_all,
+    most_upsampling,
+    one_row,
+    refuse_output,
     rows_of,
     without,
 )
@@ -64,14 +70,17 @@ def evaluate(
         list[str] | None, typer.Option("--exclude-donor", help="Leave a donor out.")
     ] = None,
     permutations: Annotated[
-        int, typer.Option("--permutations", help="Shuffles of the pairs for the null.")
+        int, typer.Option("--permutations", min=0, help="Shuffles of the pairs for the null.")
     ] = 100,
-    epochs: Annotated[int, typer.Option("--epochs", help="Of the bleep recipe.")] = 150,
-    seed: Annotated[int, typer.Option("--seed", help="Of everything that is drawn.")] = 0,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of the bleep recipe.")] = 150,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=MOST_SEED, help="Of everything that is drawn.")
+    ] = 0,
     image: ImageOption = None,
     slide_mpp: SlideMppOption = None,
     min_counts: MinCountsOption = 10,
     min_genes: MinGenesOption = 5,
+    allow_upsampling: UpsamplingOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Leave one section or donor out, with baselines on the same folds; or compare two files.
@@ -80,13 +89,27 @@ def evaluate(
     features and post-processing, kNN and the mean profile, in one table.
     With --pred and --truth: the correlation per gene of an imputed file with what was measured.
     """
+    if json_out is not None:
+        refuse_output(json_out, reads=(sheet, pred, truth))
     if pred is not None or truth is not None:
+        if sheet is not None:
+            raise InputError(
+                "a sample sheet and --pred are two different evaluations",
+                where=sheet,
+                hint="leave one of them out",
+            )
         _compare(pred, truth, json_out=json_out, as_json=as_json, slide_mpp=slide_mpp, image=image)
         return
     if sheet is None:
         raise InputError("nothing to evaluate", hint="give a sample sheet, or --pred and --truth")
+    if sheet.exists() and not is_sheet(sheet):
+        raise InputError(
+            "is no sample sheet",
+            where=sheet,
+            hint="give a .csv or .tsv with one row a section",
+        )
     from bleepdb.encoders import load_model, save_model
-    from bleepdb.evaluation import Report, Settings, run
+    from bleepdb.evaluation import Report, Settings, folds_of, run
     from bleepdb.files import write_json
 
     settings = Settings(
@@ -97,15 +120,20 @@ def evaluate(
         only=tuple(fold) if fold else None,
     )
     rows = without(
-        rows_of(sheet),
+        rows_of(sheet, image=image),
         sections=exclude_section or (),
         donors=exclude_donor or (),
         where=sheet,
     )
+    folds_of({r.section: r.donor for r in rows}, settings)  # refused now, not after encoding
     model = None if card is None else load_model(card, check_here=False)
     sections = load_all(rows, slide_mpp=slide_mpp, min_counts=min_counts, min_genes=min_genes)
     ours, published = encode_twice(
-        sections, encoder=encoder, weights=weights, scales_um=scale_um or DEFAULT_SCALES_UM
+        sections,
+        encoder=encoder,
+        weights=weights,
+        scales_um=scale_um or DEFAULT_SCALES_UM,
+        max_upsampling=most_upsampling(allowed=allow_upsampling),
     )
     with bar(f"leaving one {by} out") as move:
         folds = run(ours, published, settings, progress=move)
@@ -130,6 +158,7 @@ def encode_twice(
     encoder: str,
     weights: str | None,
     scales_um: Sequence[float],
+    max_upsampling: float = 1.1,
 ) -> tuple[Pairs, Pairs]:
     """Encode sections on our features, and on published ones: one 224 px scale, penultimate."""
     import numpy as np
@@ -144,7 +173,11 @@ def encode_twice(
     for levels, scales in (("multilevel", tuple(scales_um)), ("penultimate", (native_um,))):
         spec = FeatureSpec.of(backbone, levels, TileGeometry(scales, PUBLISHED_TILE_PX))  # type: ignore[arg-type] # one of the two levels
         with bar(f"encoding tiles, {levels}") as move:
-            made.append(collect_pairs(sections, spec, backbone, progress=move))
+            made.append(
+                collect_pairs(
+                    sections, spec, backbone, max_upsampling=max_upsampling, progress=move
+                )
+            )
     return made[0], made[1]
 
 
@@ -209,8 +242,8 @@ def _compare(
     from bleepdb.files import write_json
     from bleepdb.tissue import read_section
 
-    row = rows_of(truth, donor="unknown", tissue="unknown", image=image)[0]
-    comparison = compare(pred, read_section(row, slide_mpp=slide_mpp))
+    section = read_section(one_row(truth, image=image), slide_mpp=slide_mpp)
+    comparison = compare(pred, section)
     if json_out is not None:
         write_json(json_out, comparison.to_json())
     if as_json:

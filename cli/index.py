@@ -18,7 +18,10 @@ from .inputs import (
     SheetArgument,
     SlideMppOption,
     TissueOption,
+    UpsamplingOption,
     load_all,
+    most_upsampling,
+    refuse_place,
     rows_of,
     without,
 )
@@ -48,9 +51,7 @@ def index(
     slide_mpp: SlideMppOption = None,
     min_counts: MinCountsOption = 10,
     min_genes: MinGenesOption = 5,
-    allow_upsampling: Annotated[
-        bool, typer.Option("--allow-upsampling", help="Enlarge tiles beyond 10%.")
-    ] = False,
+    allow_upsampling: UpsamplingOption = False,
     lock_timeout: LockTimeoutOption = 10.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
@@ -59,19 +60,24 @@ def index(
     A section that is already live is left alone; a changed one replaces its earlier revision in
     one step. Sections of one tissue share a collection.
     """
-    from bleepdb.atlas import open_atlas
+    from bleepdb.admission import check_fields, check_sections
+    from bleepdb.atlas import open_atlas, refuse_location
     from bleepdb.encoders import load_model
-    from bleepdb.indexing import check_fields, index_section
+    from bleepdb.indexing import index_section
 
+    refuse_location(atlas)
+    refuse_place(Path(atlas))
     rows = without(
         rows_of(sheet, section=section, donor=donor, tissue=tissue, image=image),
         sections=exclude_section or (),
         donors=exclude_donor or (),
         where=sheet,
     )
+    check_fields(rows, field or (), where=sheet)
     trained = load_model(model)
     sections = load_all(rows, slide_mpp=slide_mpp, min_counts=min_counts, min_genes=min_genes)
-    check_fields(sections, field or ())
+    most = most_upsampling(allowed=allow_upsampling)
+    check_sections(sections, trained, max_upsampling=most)
     done = []
     with open_atlas(atlas, create=True, lock_timeout=lock_timeout) as place:
         for one in sections:
@@ -82,7 +88,7 @@ def index(
                         trained,
                         place,
                         fields=field or (),
-                        max_upsampling=float("inf") if allow_upsampling else 1.1,
+                        max_upsampling=most,
                         progress=move,
                     )
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,8 +53,68 @@ ImageOption = Annotated[
     str | None,
     typer.Option("--image", help="Its H&E image (or `hires`), where no sheet is given."),
 ]
-MinCountsOption = Annotated[int, typer.Option("--min-counts", help="Least counts of a spot.")]
-MinGenesOption = Annotated[int, typer.Option("--min-genes", help="Least genes of a spot.")]
+MinCountsOption = Annotated[
+    int, typer.Option("--min-counts", min=1, help="Least counts of a spot.")
+]
+MinGenesOption = Annotated[int, typer.Option("--min-genes", min=1, help="Least genes of a spot.")]
+UpsamplingOption = Annotated[
+    bool, typer.Option("--allow-upsampling", help="Enlarge tiles beyond 10%.")
+]
+MOST_SEED = 2**32 - 1  # NumPy and torch take this one, and each below
+
+
+def most_upsampling(*, allowed: bool) -> float:
+    """Return how many times finer than its slide a tile may be."""
+    return float("inf") if allowed else 1.1
+
+
+def refuse_output(path: Path, *, reads: Sequence[Path | None] = ()) -> None:
+    """Refuse before the work what could not be written after it.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    reads
+        What the command reads: none of it may be replaced.
+    """
+    if path.is_dir():
+        raise InputError("is a folder", where=path, hint="name a file for the output")
+    if any(p is not None and p.exists() and path.exists() and path.samefile(p) for p in reads):
+        raise InputError(
+            "is read by this command and would be replaced",
+            where=path,
+            hint="name another file for the output",
+        )
+    refuse_place(path)
+
+
+def refuse_place(path: Path) -> None:
+    """Refuse a file or folder that could not be made, as far as its nearest folder tells."""
+    parent = next(p for p in path.absolute().parents if p.exists())
+    if not parent.is_dir():
+        raise InputError(f"{parent} is a file, not a folder", where=path, hint="name another place")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{parent} does not let you write", where=path, hint="name a folder of your own"
+        )
+
+
+def is_sheet(path: Path) -> bool:
+    """Tell whether a path is a sample sheet, as far as its name tells."""
+    return path.is_file() and path.suffix.lower() in SHEET_SUFFIXES
+
+
+def one_row(path: Path, *, image: str | None = None) -> SheetRow:
+    """Return the one section that a path names: a sheet of one row, or its counts."""
+    if not is_sheet(path):
+        return rows_of(path, donor="unknown", tissue="unknown", image=image)[0]
+    rows = rows_of(path, image=image)
+    if len(rows) != 1:
+        raise InputError(
+            f"names {len(rows)} sections", where=path, hint="give the counts of one section"
+        )
+    return rows[0]
 
 
 def rows_of(
@@ -69,7 +130,15 @@ def rows_of(
 
     if not path.exists():
         raise InputError("no such file or folder", where=path, hint="check the path")
-    if path.is_file() and path.suffix.lower() in SHEET_SUFFIXES:
+    if is_sheet(path):
+        options = {"--section": section, "--donor": donor, "--tissue": tissue, "--image": image}
+        given = [name for name, value in options.items() if value is not None]
+        if given:
+            raise InputError(
+                f"{', '.join(given)} cannot be given with a sample sheet",
+                where=path,
+                hint="leave it out: each row of the sheet says its own",
+            )
         return read_sheet(path)
     if donor is None or tissue is None:
         raise InputError(
@@ -154,8 +223,20 @@ def genes_asked(value: str | None) -> str | tuple[str, ...] | None:
 
     if value is None or value in ("all", "predictable", "model"):
         return value
-    if Path(value).is_file():
-        return tuple(read_gene_list(Path(value)))
+    path = gene_file(value)
+    if path is not None:
+        return tuple(read_gene_list(path))
     if "/" in value or value.endswith((".txt", ".csv", ".tsv")):
         raise InputError("no such gene list", where=value, hint="check the path")
-    return tuple(name.strip() for name in value.split(",") if name.strip())
+    asked = tuple(name.strip() for name in value.split(",") if name.strip())
+    if not asked:
+        raise InputError("--genes names no gene", hint="write --genes A,B,C or --genes FILE")
+    return asked
+
+
+def gene_file(value: str | None) -> Path | None:
+    """Return the file that --genes names, or None; a long list of genes is no path."""
+    try:
+        return Path(value) if value and Path(value).is_file() else None
+    except OSError:
+        return None

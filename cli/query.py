@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bleepdb.errors import InputError
+from bleepdb.errors import GeneError, InputError
 
-from .inputs import AtlasOption, LockTimeoutOption, SlideMppOption, genes_asked
+from .inputs import (
+    AtlasOption,
+    LockTimeoutOption,
+    SlideMppOption,
+    UpsamplingOption,
+    gene_file,
+    genes_asked,
+    most_upsampling,
+    refuse_output,
+)
 from .render import bar, note, print_json, warn
 
 if TYPE_CHECKING:
@@ -85,9 +94,7 @@ def query(
     library_id: Annotated[
         str | None, typer.Option("--library-id", help="Name of the slide in the output.")
     ] = None,
-    allow_upsampling: Annotated[
-        bool, typer.Option("--allow-upsampling", help="Enlarge tiles beyond 10%.")
-    ] = False,
+    allow_upsampling: UpsamplingOption = False,
     lock_timeout: LockTimeoutOption = 10.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
@@ -101,6 +108,8 @@ def query(
         raise InputError("the output must be an .h5ad", where=out, hint="write --out NAME.h5ad")
     if not slide.is_file():
         raise InputError("no such slide", where=slide, hint="check the path")
+    named = gene_file(genes)
+    refuse_output(out, reads=(slide, spots, named))
     from bleepdb.atlas import open_atlas, resolve
     from bleepdb.encoders import load_model
     from bleepdb.indexing import model_of
@@ -119,7 +128,7 @@ def query(
         neighbour_sd=neighbour_sd,
         stride_um=stride_um,
         min_tissue=min_tissue,
-        max_upsampling=float("inf") if allow_upsampling else 1.1,
+        max_upsampling=most_upsampling(allowed=allow_upsampling),
     )
     asked = Query(
         slide_path=slide,
@@ -136,7 +145,10 @@ def query(
             bars.close()
             return bars.enter_context(bar(name))
 
-        made = query_slide(asked, used, place, collection, settings=settings, progress=step)
+        try:
+            made = query_slide(asked, used, place, collection, settings=settings, progress=step)
+        except GeneError as error:
+            raise GeneError(error.what, where=named or error.where, hint=error.hint) from error
         bars.close()
         with bar("writing") as move:
             made.write(out, progress=move, still_valid=lambda: check_unchanged(place, made))

@@ -11,6 +11,7 @@ import typer
 from bleepdb.errors import InputError
 
 from .inputs import (
+    MOST_SEED,
     DonorOption,
     ImageOption,
     MinCountsOption,
@@ -19,7 +20,10 @@ from .inputs import (
     SheetArgument,
     SlideMppOption,
     TissueOption,
+    UpsamplingOption,
     load_all,
+    most_upsampling,
+    refuse_place,
     rows_of,
     without,
 )
@@ -94,10 +98,10 @@ def train(
     slide_mpp: SlideMppOption = None,
     min_counts: MinCountsOption = 10,
     min_genes: MinGenesOption = 5,
-    seed: Annotated[int, typer.Option("--seed", help="Recorded in the card.")] = 0,
-    allow_upsampling: Annotated[
-        bool, typer.Option("--allow-upsampling", help="Enlarge tiles beyond 10%.")
-    ] = False,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=MOST_SEED, help="Recorded in the card.")
+    ] = 0,
+    allow_upsampling: UpsamplingOption = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier model in this folder.")
     ] = False,
@@ -112,26 +116,28 @@ def train(
     from bleepdb.encoders import FeatureSpec, load_backbone, save_model
     from bleepdb.encoders.folder import refuse_folder
     from bleepdb.tissue import TileGeometry
-    from bleepdb.training import collect_pairs, fit
+    from bleepdb.training import check_recipe, collect_pairs, fit
 
     hyper = hyper_of(set_hyper)
+    check_recipe(recipe, hyper)
     refuse_folder(out, overwrite=overwrite)
+    refuse_place(out)
     rows = without(
         rows_of(sheet, section=section, donor=donor, tissue=tissue, image=image),
         sections=exclude_section or (),
         donors=exclude_donor or (),
         where=sheet,
     )
-    sections = load_all(rows, slide_mpp=slide_mpp, min_counts=min_counts, min_genes=min_genes)
-    backbone = load_backbone(encoder, weights=weights)
     geometry = TileGeometry(tuple(scale_um or DEFAULT_SCALES_UM), tile_px)
-    spec = FeatureSpec.of(backbone, levels, geometry)  # type: ignore[arg-type] # `features` checks the name
+    backbone = load_backbone(encoder, weights=weights)
+    spec = FeatureSpec.of(backbone, levels, geometry)  # type: ignore[arg-type] # `of` checks the name
+    sections = load_all(rows, slide_mpp=slide_mpp, min_counts=min_counts, min_genes=min_genes)
     with bar("encoding tiles") as move:
         pairs = collect_pairs(
             sections,
             spec,
             backbone,
-            max_upsampling=float("inf") if allow_upsampling else 1.1,
+            max_upsampling=most_upsampling(allowed=allow_upsampling),
             progress=move,
         )
     note(

@@ -3,7 +3,7 @@
 from bleepdb.evaluation.compare import Comparison, compare
 from bleepdb.evaluation.known import known_ceiling
 from bleepdb.evaluation.methods import BASELINES, OURS, predict_with
-from bleepdb.evaluation.protocol import FoldResult, Settings, run
+from bleepdb.evaluation.protocol import FoldResult, Settings, folds_of, run
 from bleepdb.evaluation.report import SHOWN_SETS, Report
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Report",
     "Settings",
     "compare",
+    "folds_of",
     "known_ceiling",
     "predict_with",
     "run",
