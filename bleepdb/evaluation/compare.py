@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from bleepdb.tissue import Section
 
 FEWEST_PLACES: Final = 10
+SAME_PLACE: Final = 0.02
+"""Places of one slide agree to this share of their spacing, at whatever size of its image. Those of
+another slide on the same kind of array have the same names, and lie 4% or more apart."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +136,8 @@ def compare(predicted: Path, truth: Section) -> Comparison:
     Raises
     ------
     InputError
-        If the file cannot be read or points outside itself, or too few places or no genes are
-        shared.
+        If the file cannot be read or points outside itself, is of another slide, or too few
+        places or no genes are shared.
     """
     with open_hdf5(predicted, "AnnData"):
         pass  # links to other files and damage are refused before anndata follows them
@@ -146,7 +149,7 @@ def compare(predicted: Path, truth: Section) -> Comparison:
             f"not a readable .h5ad ({reason})", where=predicted, hint="give the imputed file"
         ) from error
     if SPATIAL not in made.obsm:
-        raise InputError(f'has no obsm["{SPATIAL}"]', where=predicted)
+        raise InputError(f'has no obsm["{SPATIAL}"]', where=predicted, hint="give the imputed file")
     rows, spots, by = _join(made, truth)
     if len(rows) < FEWEST_PLACES:
         raise InputError(
@@ -154,6 +157,8 @@ def compare(predicted: Path, truth: Section) -> Comparison:
             where=predicted,
             hint="compare files of the same slide",
         )
+    if by == "name":
+        _refuse_other_slide(made, truth, rows, spots, predicted)
     if made.X is None:
         raise InputError("has no X", where=predicted, hint="impute genes first (--genes)")
     ids = made.var[GENE_IDS].astype(str).tolist() if GENE_IDS in made.var else []
@@ -199,6 +204,31 @@ def _join(made: ad.AnnData, truth: Section) -> tuple[NDArray[np.int64], NDArray[
     away, nearest = cKDTree(places).query(truth.xy_px)
     near = np.flatnonzero(np.asarray(away) <= spacing(truth.xy_px) / 2)
     return np.asarray(nearest, dtype=np.int64)[near], near, "position"
+
+
+def _refuse_other_slide(
+    made: ad.AnnData,
+    truth: Section,
+    rows: NDArray[np.int64],
+    spots: NDArray[np.int64],
+    path: Path,
+) -> None:
+    """Refuse names of another section whose places are not those of the truth either."""
+    sections = {n.partition(":")[0] for n in made.obs_names[rows] if ":" in n}
+    if not sections - {truth.section}:
+        return
+    here = np.asarray(made.obsm[SPATIAL], dtype=np.float64)[rows]
+    there = truth.xy_px[spots]
+    scale = float((here * there).sum() / max((there * there).sum(), 1e-12))
+    apart_px = float(np.median(np.linalg.norm(here - scale * there, axis=1)))
+    if apart_px > SAME_PLACE * spacing(here):
+        raise InputError(
+            f"is of slide {', '.join(sorted(sections))}, and its places lie {apart_px:,.0f} px "
+            f"from those of section {truth.section}",
+            where=path,
+            hint="compare files of the same slide; if it is, query with --library-id "
+            f"{truth.section}",
+        )
 
 
 def _flags(made: ad.AnnData, genes: NDArray[np.int64]) -> NDArray[np.bool_] | None:
