@@ -27,6 +27,8 @@ SMALLEST_SHARE: Final = 1e-3
 """Pieces smaller than this share of the image are specks."""
 LEAST_CONTRAST: Final = 0.1
 """Optical density (summed over RGB) by which tissue must exceed the background."""
+DARK: Final = 100
+"""Median grey level of what is not tissue: 225 and more on H&E, 28 under fluorescence."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def tissue_mask(slide: Slide, *, max_px: int = MAX_PX) -> TissueMask:
     Raises
     ------
     SlideError
-        If nothing stands out against the background.
+        If nothing stands out against the background, or the background is dark.
     """
     thumbnail = slide.thumbnail(max_px)
     density = -np.log((thumbnail.astype(np.float32) + 1) / 256).sum(axis=2)
@@ -103,6 +105,12 @@ def tissue_mask(slide: Slide, *, max_px: int = MAX_PX) -> TissueMask:
     found = level > threshold_otsu(level)  # type: ignore[no-untyped-call]
     if found.any() and density[found].mean() - density[~found].mean() < LEAST_CONTRAST:
         found[:] = False
+    if found.any() and np.median(thumbnail[~found].mean(axis=1)) < DARK:
+        raise SlideError(
+            "its background is dark, as under fluorescence",
+            where=slide.path,
+            hint="give the H&E slide",
+        )
     mask = _without_specks(_closed(found))
     if not mask.any():
         raise SlideError(

@@ -162,3 +162,12 @@ def test_grids_that_make_no_sense():
         tile_centres(tissue, stride_um=0.001, **options)
     with pytest.raises(SlideError, match="none of 100 tiles of 10 µm is tissue to 50%"):
         tile_centres(TissueMask(~tissue.mask, 0.1), stride_um=5.0, **options)
+
+
+def test_a_fluorescence_image_is_no_stained_slide(real_data):
+    with (
+        open_slide(real_data / "slides" / "test3-DAPI.ndpi") as slide,
+        pytest.raises(SlideError, match="background is dark") as caught,
+    ):
+        tissue_mask(slide)
+    assert "DAPI" in str(caught.value)
