@@ -65,7 +65,7 @@ def effective_donors(W: sp.csr_matrix, donors: Sequence[str]) -> NDArray[np.floa
     return effective_neighbours(abs(sp.csr_matrix(W, dtype=np.float64)) @ belongs)
 
 
-def top_similarity(scores: NDArray[Any], columns: NDArray[np.int64]) -> NDArray[np.float32]:
+def top_similarity(scores: NDArray[Any], columns: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
     """Score of the nearest neighbour of each query, (n,) float32; NaN without neighbours.
 
     Parameters
@@ -73,7 +73,7 @@ def top_similarity(scores: NDArray[Any], columns: NDArray[np.int64]) -> NDArray[
     scores
         (n, k) dot products of unit vectors.
     columns
-        (n, k) int64; -1 where a query has fewer than k neighbours.
+        (n, k) integers; -1 where a query has fewer than k neighbours.
     """
     there = columns >= 0
     best = np.where(there, scores, -np.inf).max(axis=1, initial=-np.inf)

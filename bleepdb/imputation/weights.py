@@ -20,7 +20,7 @@ QUERIES_A_BLOCK = 256
 
 def effective_weights(
     scores: NDArray[Any],
-    columns: NDArray[np.int64],
+    columns: NDArray[np.integer[Any]],
     *,
     n_references: int,
     method: str = "softmax",
@@ -44,7 +44,7 @@ def effective_weights(
     scores
         (n, k) dot products of unit vectors.
     columns
-        (n, k) int64, the reference of each score as a column of W; -1 where a query has fewer
+        (n, k) integers, the reference of each score as a column of W; -1 where a query has fewer
         than k neighbours.
     n_references
         Columns of W.
@@ -88,7 +88,7 @@ def effective_weights(
 def local_weights(
     queries: NDArray[np.float32],
     keys: NDArray[np.float32],
-    columns: NDArray[np.int64],
+    columns: NDArray[np.integer[Any]],
     *,
     ridge: float = 1.0,
 ) -> sp.csr_matrix:
@@ -106,7 +106,7 @@ def local_weights(
     keys
         (references, d) unit vectors, one a column of W.
     columns
-        (n, k) int64 rows of `keys`; -1 where a query has fewer neighbours.
+        (n, k) integers rows of `keys`; -1 where a query has fewer neighbours.
     ridge
         The penalty l as a multiple of the mean eigenvalue of Xc'Xc, so that it means the same
         for any number of neighbours and however close they stand. 0 would interpolate; towards
@@ -165,7 +165,7 @@ def _local_block(
 
 
 def _checked(
-    scores: NDArray[Any], columns: NDArray[np.int64], n_references: int
+    scores: NDArray[Any], columns: NDArray[np.integer[Any]], n_references: int
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     s = np.asarray(scores, dtype=np.float64)
     if s.shape != columns.shape or s.ndim != 2:
@@ -182,7 +182,7 @@ def _checked(
 
 
 def _as_rows(
-    weights: NDArray[np.float64], columns: NDArray[np.int64], n_references: int
+    weights: NDArray[np.float64], columns: NDArray[np.integer[Any]], n_references: int
 ) -> sp.csr_matrix:
     kept = (columns >= 0) & (weights != 0)
     indptr = np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int32)

@@ -37,7 +37,7 @@ class Neighbours:
     ids
         References, in order of first appearance; the columns of W.
     columns
-        (n, k) int64; -1 where a place has fewer neighbours.
+        (n, k) int32; -1 where a place has fewer neighbours.
     scores
         (n, k) float32; 0 there.
     exact
@@ -47,7 +47,7 @@ class Neighbours:
     """
 
     ids: tuple[str, ...]
-    columns: NDArray[np.int64]
+    columns: NDArray[np.int32]
     scores: NDArray[np.float32]
     exact: bool
     recall: float
@@ -84,7 +84,7 @@ def search(
         )
     exact = len(vectors) * float(pinned.manifest.spots) <= EXACT_PRODUCTS
     numbers: dict[str, int] = {}
-    columns = np.full((len(vectors), k), -1, dtype=np.int64)
+    columns = np.full((len(vectors), k), -1, dtype=np.int32)
     scores = np.zeros((len(vectors), k), dtype=np.float32)
 
     def ask(rows: NDArray[np.int64], *, all_points: bool) -> list[list[str]]:
