@@ -1,8 +1,9 @@
 """Held-out scores beside baselines, and imputed files beside measured ones."""
 
 from bleepdb.evaluation.compare import Comparison, compare
+from bleepdb.evaluation.imputing import predict_with
 from bleepdb.evaluation.known import known_ceiling
-from bleepdb.evaluation.methods import BASELINES, OURS, predict_with
+from bleepdb.evaluation.methods import BASELINES, OURS
 from bleepdb.evaluation.protocol import FoldResult, Settings, folds_of, run
 from bleepdb.evaluation.report import SHOWN_SETS, Report
 

@@ -11,11 +11,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import scipy.sparse as sp
 
 from bleepdb.encoders.towers import unit
-from bleepdb.imputation import Aggregator, Group, LowRank, effective_weights, nearest, smooth
-from bleepdb.places import adjacency
+from bleepdb.evaluation.imputing import predict_with
+from bleepdb.imputation import effective_weights, nearest
 from bleepdb.training.affine import SPREAD_FLOOR, image_axes, with_context
 from bleepdb.training.recipes import fit
 from bleepdb.training.recipes.linear import (
@@ -91,65 +90,6 @@ class Method:
     name: str
     about: str
     predict: Callable[[Fold], NDArray[np.floating]]
-
-
-def predict_with(model: Model, target: Target, genes: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Impute held-out sections with a model, by the steps and the code of a query.
-
-    Embeddings, exact neighbours, weights, smoothing, low-rank map. No donor is excluded: what is
-    held out is not among the references.
-
-    Parameters
-    ----------
-    model
-        Fitted on ``target.inside``.
-    target
-        The fold.
-    genes
-        Positions in the training panel.
-
-    Returns
-    -------
-    numpy.ndarray
-        (held-out spots, genes) float32.
-    """
-    inside, outside = target.inside, target.outside
-    keys = (
-        model.embed_profiles(inside.profiles)
-        if model.key == "expression"
-        else np.concatenate(
-            [model.embed_images(s.features, s.positions_um) for s in inside.sections]
-        )
-    )
-    values = sp.csr_matrix(inside.profiles)
-    columns = np.arange(len(keys), dtype=np.int64)
-    low_rank = (
-        None
-        if model.components is None
-        else LowRank(model.panel, model.profile_mean, model.components)
-    )
-    aggregator = Aggregator(
-        [Group(inside.panel, columns, values)], inside.panel.take(genes), low_rank
-    )
-    card = model.retrieval
-    parts = []
-    for section in outside.sections:
-        queries = model.embed_images(section.features, section.positions_um)
-        found = nearest(queries, keys, int(card["k"]))
-        W = effective_weights(
-            *found,
-            n_references=len(keys),
-            method=card["method"],
-            temperature=float(card["temperature"]),
-        )
-        near = card["smoothing"]
-        if near["weight"] > 0:
-            ring = adjacency(
-                section.positions_um, inner_um=near["inner_um"], outer_um=near["outer_um"]
-            )
-            W = smooth(W, ring, near["weight"])
-        parts.append(aggregator.impute(W).values)
-    return np.concatenate(parts)
 
 
 def _mean(fold: Fold) -> NDArray[np.floating]:

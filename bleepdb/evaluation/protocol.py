@@ -17,6 +17,7 @@ import numpy as np
 
 from bleepdb.errors import InputError
 from bleepdb.evaluation.held_out import HeldOutTruth
+from bleepdb.evaluation.imputing import predict_with
 from bleepdb.evaluation.methods import (
     BASELINES,
     BLEEP_ALL,
@@ -26,7 +27,6 @@ from bleepdb.evaluation.methods import (
     RIDGE_EQUAL,
     Fold,
     fit_ours,
-    predict_with,
 )
 from bleepdb.files import digest
 from bleepdb.gene_sets import HVG

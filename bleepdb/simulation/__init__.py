@@ -1,5 +1,6 @@
 """Made tissue with a known truth, for the demo and the tests."""
 
+from bleepdb.simulation.donors import made_donors
 from bleepdb.simulation.on_disk import write
 from bleepdb.simulation.sections import SimulatedSection, Simulation, simulate
 from bleepdb.simulation.settings import SimulationSettings
@@ -11,6 +12,7 @@ __all__ = [
     "SimulationSettings",
     "Truth",
     "ceiling",
+    "made_donors",
     "read_truth",
     "simulate",
     "write",
