@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bleepdb.atlas.checks import vector_crc
     from bleepdb.atlas.commit import (
         Outcome,
+        note_copy,
         point_id,
         prepare_collection,
         publish_section,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from bleepdb.atlas.payload import decode, decode_fields, encode, expression_fields
     from bleepdb.atlas.protocol import Atlas, CollectionSpec, Hits, Points, Record, Where
     from bleepdb.atlas.reading import Pinned, Profiles, fetch_profiles, pin, resolve
-    from bleepdb.atlas.sweeping import sweep
+    from bleepdb.atlas.sweeping import sweep, vacuum
 
 _HOMES = {
     "Atlas": "protocol",
@@ -52,6 +53,7 @@ _HOMES = {
     "fetch_profiles": "reading",
     "get_panel": "panels",
     "live_where": "manifest",
+    "note_copy": "commit",
     "pin": "reading",
     "point_id": "commit",
     "prepare_collection": "commit",
@@ -60,6 +62,7 @@ _HOMES = {
     "resolve": "reading",
     "retract_section": "commit",
     "sweep": "sweeping",
+    "vacuum": "sweeping",
     "vector_crc": "checks",
 }
 __all__ = [
@@ -84,6 +87,7 @@ __all__ = [
     "fetch_profiles",
     "get_panel",
     "live_where",
+    "note_copy",
     "open_atlas",
     "pin",
     "point_id",
@@ -94,6 +98,7 @@ __all__ = [
     "resolve",
     "retract_section",
     "sweep",
+    "vacuum",
     "vector_crc",
 ]
 

@@ -11,24 +11,43 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from bleepdb.atlas.manifest import NONE_YET, LogEntry, Manifest
-from bleepdb.atlas.panels import panel_blob
+from bleepdb.atlas.checks import payload_fault
+from bleepdb.atlas.digests import point_digest, section_digest
+from bleepdb.atlas.manifest import NONE_YET, Copy, LogEntry, Manifest, Staging, age_s, now
+from bleepdb.atlas.panels import get_panel
+from bleepdb.atlas.payload import decode_fields
 from bleepdb.atlas.protocol import Points, Where
-from bleepdb.atlas.sweeping import STAGING, delete_revisions, sole_writer, sweep
-from bleepdb.errors import AtlasCorruptError, AtlasError, EmptyAtlasError, SpaceMismatchError
+from bleepdb.atlas.sweeping import (
+    CONDEMNED_S,
+    STAGING,
+    delete_revisions,
+    sole_writer,
+    swap,
+    sweep,
+)
+from bleepdb.errors import (
+    AtlasCorruptError,
+    AtlasError,
+    EmptyAtlasError,
+    PayloadError,
+    SpaceMismatchError,
+)
 from bleepdb.names import BARCODE, DONOR, PANEL, REV, SECTION, SPECIES, TISSUE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from bleepdb.atlas.manifest import LiveSection
     from bleepdb.atlas.protocol import Atlas, CollectionSpec
 
 POINT_NAMESPACE = uuid.UUID("6f3b8a52-6d0e-5c5b-9a1e-b1ee9d8a0001")
-MOST_RACES = 1000  # lost compare-and-swaps before a writer gives up
+WAIT_CONDEMNED_S = 30.0  # how long a writer waits for another to delete what it wants to stage
 ADDED, REPLACED, UNCHANGED, RETRACTED = "added", "replaced", "unchanged", "retracted"
 
 
@@ -77,29 +96,6 @@ def _place(atlas: Atlas, collection: str) -> str:
     return f"{atlas.location}/{collection}"
 
 
-def _swap(
-    atlas: Atlas, collection: str, successor: Callable[[Manifest], Manifest | None]
-) -> tuple[Manifest, Manifest]:
-    """Replace the manifest by its successor, again and again until no other writer came between.
-
-    Returns the manifest before and after. Where `successor` gives None there is nothing left to
-    do, and both are the same object.
-    """
-    for _ in range(MOST_RACES):
-        present = atlas.read_manifest(collection)
-        new = successor(present)
-        if new is None:
-            return present, present
-        if atlas.swap_manifest(collection, present.generation, new):
-            return present, new
-        time.sleep(0.001)
-    raise AtlasError(
-        f"other writers came first {MOST_RACES} times",
-        where=_place(atlas, collection),
-        hint="run again when they are done; what was staged is kept",
-    )
-
-
 def prepare_collection(
     atlas: Atlas, spec: CollectionSpec, manifest: Manifest, *, actor: str
 ) -> Manifest:
@@ -142,7 +138,7 @@ def prepare_collection(
         entry = LogEntry.now(actor, f"fields {', '.join(new)} can be filtered")
         return present.with_fields(new, entry) if new else None
 
-    return _swap(atlas, spec.name, with_new_fields)[1]
+    return swap(atlas, spec.name, with_new_fields)[1]
 
 
 def _check_same_space(atlas: Atlas, present: Manifest, asked: Manifest) -> None:
@@ -157,18 +153,52 @@ def _check_same_space(atlas: Atlas, present: Manifest, asked: Manifest) -> None:
 
 
 class _Staging:
-    """Writes the points of one revision that are not there yet."""
+    """Writes the points of one revision that are not there yet, and digests all of them.
+
+    What an interrupted call staged is kept where it is the same to the bit; a point that is not
+    (a network may compute otherwise in its last digits the second time) is written again.
+    """
 
     def __init__(self, atlas: Atlas, manifest: Manifest, live: LiveSection) -> None:
         self.atlas, self.manifest, self.live = atlas, manifest, live
         self.collection = manifest.collection
         self.where = _place(atlas, self.collection)
-        mine = Where(must={REV: [live.revision]})
-        found = atlas.scroll(self.collection, where=mine, fields=[])
-        self.there = {record.id for batch in found for record in batch}
-        self.seen: set[str] = set()
-        self.panels: set[str] = set()
-        self.written = 0
+        self.seen: dict[str, bytes] = {}
+        self.panels: dict[str, int] = {}
+        self.written = self.resumed = 0
+        self.there = self._staged_already()
+
+    def _staged_already(self) -> dict[str, bytes]:
+        """Digests of the points that are there; empty where a point must be written again."""
+        mine = Where(must={REV: [self.live.revision]})
+        made: dict[str, bytes] = {}
+        try:
+            for batch in self.atlas.scroll(self.collection, where=mine, with_vectors=True):
+                for record in batch:
+                    vectors = record.vectors or {}
+                    made[record.id] = self._digest(record.id, record.payload, vectors)
+        except AtlasError:  # damaged, or its panel is not there: nothing is taken over
+            return {}
+        return made
+
+    def _digest(
+        self, identity: str, payload: Mapping[str, Any], vectors: Mapping[str, NDArray[np.float32]]
+    ) -> bytes:
+        digest = str(payload.get(PANEL))
+        if digest not in self.panels:
+            try:
+                self.panels[digest] = len(get_panel(self.atlas, self.collection, digest))
+            except AtlasCorruptError as error:
+                raise AtlasError(f"panel {digest:.12} was not stored", where=self.where) from error
+        try:
+            genes, counts = decode_fields(payload, n_genes=self.panels[digest])
+        except PayloadError as error:
+            raise PayloadError(
+                f"spot {payload.get(BARCODE)!r:.80}: {error.what}",
+                where=self.where,
+                hint=error.hint,
+            ) from error
+        return point_digest(identity, payload, vectors, genes, counts)
 
     def write(self, points: Points) -> None:
         """Check that these points belong to the section; write those that are missing."""
@@ -179,7 +209,8 @@ class _Staging:
             TISSUE: self.manifest.tissue,
             SPECIES: self.manifest.species,
         }
-        for identity, payload in zip(points.ids, points.payloads, strict=True):
+        rows = []
+        for row, (identity, payload) in enumerate(zip(points.ids, points.payloads, strict=True)):
             for name, value in expected.items():
                 if payload.get(name) != value:
                     raise AtlasError(
@@ -192,19 +223,24 @@ class _Staging:
                 raise AtlasError(f"spot {barcode!r:.80} has the wrong id", where=self.where)
             if identity in self.seen:
                 raise AtlasError(f"spot {barcode!r:.80} stands twice", where=self.where)
-            self.seen.add(identity)
-        new = {str(payload.get(PANEL)) for payload in points.payloads} - self.panels
-        for digest in new:
-            if panel_blob(digest) not in self.atlas.list_blobs(self.collection):
-                raise AtlasError(f"panel {digest:.12} was not stored", where=self.where)
-        self.panels |= new
-        rows = [i for i, identity in enumerate(points.ids) if identity not in self.there]
+            fault = payload_fault(payload)
+            if fault is not None:
+                raise AtlasError(f"spot {barcode!r:.80}: {fault}", where=self.where)
+            found = self._digest(identity, payload, {n: a[row] for n, a in points.vectors.items()})
+            self.seen[identity] = found
+            if self.there.get(identity) == found:
+                self.resumed += 1
+            else:
+                rows.append(row)
         if rows:
             self.atlas.upsert(self.collection, _rows(points, rows))
             self.written += len(rows)
 
-    def settle(self) -> None:
-        """Require that exactly the section's spots are there; return when they are on disk."""
+    def settle(self) -> str:
+        """Require that exactly the section's spots are there; return their digest.
+
+        When it returns they are on disk.
+        """
         number = self.atlas.count(self.collection, Where(must={REV: [self.live.revision]}))
         if not number == len(self.seen) == self.live.spots:
             raise AtlasCorruptError(
@@ -213,7 +249,15 @@ class _Staging:
                 where=self.where,
                 hint="run again; nothing became visible",
             )
+        digest = section_digest(self.seen)
+        if self.live.points_digest not in {None, digest}:
+            raise AtlasCorruptError(
+                f"section {self.live.section}: its points are not those that its digest stands for",
+                where=self.where,
+                hint="verify where they come from; nothing became visible",
+            )
         self.atlas.flush(self.collection)
+        return digest
 
 
 def _rows(points: Points, rows: list[int]) -> Points:
@@ -261,32 +305,81 @@ def publish_section(
     AtlasCorruptError
         If the points staged are not as many as stated. Nothing became visible.
     """
+    shared = not sole_writer(atlas)
     with STAGING.of(collection, live.revision):
         manifest = atlas.read_manifest(collection)
         if live.revision in manifest.revisions:
             return Outcome(UNCHANGED, 0, 0, 0, manifest.generation)
-        removed = sweep(atlas, collection) if sole_writer(atlas) else 0
+        if shared:
+            removed = 0
+            _announce(atlas, collection, live, actor)
+        else:
+            removed = sweep(atlas, collection)
         staging = _Staging(atlas, manifest, live)
         for points in batches:
             staging.write(points)
-        staging.settle()
+        whole = replace(live, points_digest=staging.settle())
 
         def successor(present: Manifest) -> Manifest | None:
             if live.revision in present.revisions:
                 return None
+            if shared and not present.stages(live.revision):
+                raise AtlasError(
+                    f"what was staged of section {live.section} was vacuumed meanwhile",
+                    where=_place(atlas, collection),
+                    hint="run again; nothing became visible",
+                )
             verb = "added" if present.find(live.section) is None else "replaced"
             what = f"{verb} section {live.section}: {live.spots} spots"
             entry = LogEntry.now(actor, f"{what}, revision {live.revision[:16]}")
-            return present.with_section(live, entry, panels=staging.panels)
+            return present.with_section(whole, entry, panels=staging.panels, condemn=shared)
 
-        before, after = _swap(atlas, collection, successor)
+        before, after = swap(atlas, collection, successor)
     old = before.find(live.section)
     status = ADDED if old is None else REPLACED
     if before is after:  # another writer published the same revision meanwhile
         status = UNCHANGED
     elif old is not None:
         removed += _remove(atlas, collection, old.revision, grace)
-    return Outcome(status, staging.written, len(staging.there), removed, after.generation)
+    return Outcome(status, staging.written, staging.resumed, removed, after.generation)
+
+
+def _announce(atlas: Atlas, collection: str, live: LiveSection, actor: str) -> None:
+    """Say in the manifest that this revision is being staged, when nobody is deleting it."""
+    deadline = time.monotonic() + WAIT_CONDEMNED_S
+
+    def successor(present: Manifest) -> Manifest | None:
+        if live.revision in present.revisions:
+            return None
+        for condemned in present.condemned:
+            if condemned.revision == live.revision:
+                raise _BeingDeletedError(age_s(condemned.since))
+        return present.with_staging(Staging(live.revision, live.section, actor[:200], now()))
+
+    while True:
+        try:
+            swap(atlas, collection, successor)
+        except _BeingDeletedError as error:
+            if error.age_s > CONDEMNED_S:  # who condemned it was killed
+                delete_revisions(atlas, collection, [live.revision])
+            elif time.monotonic() > deadline:
+                raise AtlasError(
+                    f"an earlier deletion of this revision of section {live.section} is under way",
+                    where=_place(atlas, collection),
+                    hint=f"run again in {CONDEMNED_S - error.age_s:.0f} s",
+                ) from None
+            else:
+                time.sleep(0.2)
+        else:
+            return
+
+
+class _BeingDeletedError(Exception):
+    """The revision to stage is condemned; since how many seconds."""
+
+    def __init__(self, age_s: float) -> None:
+        super().__init__(age_s)
+        self.age_s = age_s
 
 
 def retract_section(
@@ -296,7 +389,8 @@ def retract_section(
 
     Where it is not live the outcome is ``"unchanged"``; remains of an interrupted retraction go.
     """
-    removed = sweep(atlas, collection) if sole_writer(atlas) else 0
+    shared = not sole_writer(atlas)
+    removed = 0 if shared else sweep(atlas, collection)
 
     def successor(present: Manifest) -> Manifest | None:
         old = present.find(section)
@@ -304,9 +398,9 @@ def retract_section(
             return None
         what = f"retracted section {section}: {old.spots} spots"
         entry = LogEntry.now(actor, f"{what}, revision {old.revision[:16]}")
-        return present.without_section(section, entry)
+        return present.without_section(section, entry, condemn=shared)
 
-    before, after = _swap(atlas, collection, successor)
+    before, after = swap(atlas, collection, successor)
     old = before.find(section)
     if old is None:
         return Outcome(UNCHANGED, 0, 0, removed, after.generation)
@@ -318,3 +412,21 @@ def _remove(atlas: Atlas, collection: str, revision: str, grace: float) -> int:
     if grace > 0:
         time.sleep(grace)
     return delete_revisions(atlas, collection, [revision])
+
+
+def note_copy(atlas: Atlas, collection: str, kind: str, where: str, *, actor: str) -> None:
+    """Note in the manifest that points went elsewhere, so that a retraction can list the place.
+
+    Parameters
+    ----------
+    kind
+        ``"snapshot"``, ``"export"`` or ``"copy"`` (`bleepdb.atlas.manifest`).
+    where
+        The place, without secrets.
+    """
+
+    def successor(present: Manifest) -> Manifest:
+        entry = LogEntry.now(actor, f"{kind} made: {where}")
+        return present.with_copy(Copy(kind, where[:1000], actor[:200] or "unknown", now()), entry)
+
+    swap(atlas, collection, successor)

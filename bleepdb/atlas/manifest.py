@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,14 @@ from bleepdb.files import canonical_json, digest
 from bleepdb.names import KEYWORD_FIELDS, REV
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
 FORMAT = "bleepdb-manifest"
-VERSION = 1
+VERSION = 2  # version 1 had no digests of points, staging, condemned or copies
 MOST_LOG = 1000  # entries kept, the newest; older ones are dropped
+MOST_COPIES = 1000  # likewise
+SNAPSHOT, EXPORT, COPY = "snapshot", "export", "copy"
 NONE_YET = -1  # the generation of a manifest that is not there yet
 _MEND = "restore the atlas from a copy, or remove the collection and run `bleepdb index` again"
 
@@ -43,6 +45,9 @@ class LiveSection:
         Digest of the section as it was read (``Section.digest``), 64 hex digits.
     provenance
         Where it came from: any small JSON object.
+    points_digest
+        Digest over all its points (`bleepdb.atlas.digests.section_digest`), which `publish_section`
+        fills in and `verify` compares; None where version 1 of the manifest did not keep one.
     """
 
     section: str
@@ -51,6 +56,7 @@ class LiveSection:
     donor: str
     digest: str
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    points_digest: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object of this section."""
@@ -61,7 +67,40 @@ class LiveSection:
             "donor": self.donor,
             "digest": self.digest,
             "provenance": dict(self.provenance),
+            "points_digest": self.points_digest,
         }
+
+
+@dataclass(frozen=True)
+class Staging:
+    """A revision whose points a writer on a shared server is writing; none else deletes them."""
+
+    revision: str
+    section: str
+    who: str
+    since: str
+
+
+@dataclass(frozen=True)
+class Condemned:
+    """A dead revision whose points are being deleted; nobody stages it until they are gone."""
+
+    revision: str
+    section: str
+    since: str
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Where points of this collection went, so that a retraction can say what it cannot reach.
+
+    `kind` is ``"snapshot"``, ``"export"`` or ``"copy"``.
+    """
+
+    kind: str
+    where: str
+    who: str
+    when: str
 
 
 @dataclass(frozen=True)
@@ -75,7 +114,17 @@ class LogEntry:
     @classmethod
     def now(cls, who: str, what: str) -> LogEntry:
         """Return an entry of this moment; long texts are cut at 200 and 500 characters."""
-        return cls(who[:200] or "unknown", datetime.now(UTC).isoformat("T", "seconds"), what[:500])
+        return cls(who[:200] or "unknown", now(), what[:500])
+
+
+def now() -> str:
+    """Return this moment, ISO 8601, UTC, to the second."""
+    return datetime.now(UTC).isoformat("T", "seconds")
+
+
+def age_s(since: str) -> float:
+    """Return how many seconds ago a moment was that `now` wrote; clocks may differ a little."""
+    return (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds()
 
 
 @dataclass(frozen=True)
@@ -108,6 +157,12 @@ class Manifest:
         The newest `MOST_LOG` changes, oldest first.
     codec
         The family of the payload codecs.
+    staging
+        Revisions that writers on a shared server are staging.
+    condemned
+        Dead revisions whose points are being deleted there.
+    copies
+        The newest `MOST_COPIES` snapshots, exports and copies that were made of it.
     """
 
     collection: str
@@ -123,6 +178,9 @@ class Manifest:
     generation: int = 0
     log: tuple[LogEntry, ...] = ()
     codec: str = BDB1
+    staging: tuple[Staging, ...] = ()
+    condemned: tuple[Condemned, ...] = ()
+    copies: tuple[Copy, ...] = ()
 
     @property
     def spots(self) -> int:
@@ -138,28 +196,84 @@ class Manifest:
         """Return the live section of this name, or None."""
         return next((s for s in self.live if s.section == section), None)
 
-    def _next(self, entry: LogEntry, **changes: Any) -> Manifest:  # noqa: ANN401 - any field
-        return replace(
-            self,
-            generation=self.generation + 1,
-            log=(*self.log, entry)[-MOST_LOG:],
-            **changes,
-        )
+    def stages(self, revision: str) -> bool:
+        """Tell whether a writer has said that it stages this revision."""
+        return any(s.revision == revision for s in self.staging)
+
+    def condemns(self, revision: str) -> bool:
+        """Tell whether the points of this revision are being deleted."""
+        return any(c.revision == revision for c in self.condemned)
+
+    def _next(self, entry: LogEntry | None = None, **changes: Any) -> Manifest:  # noqa: ANN401 - any field
+        log = self.log if entry is None else (*self.log, entry)[-MOST_LOG:]
+        return replace(self, generation=self.generation + 1, log=log, **changes)
 
     def with_section(
-        self, new: LiveSection, entry: LogEntry, *, panels: Iterable[str] = ()
+        self,
+        new: LiveSection,
+        entry: LogEntry,
+        *,
+        panels: Iterable[str] = (),
+        condemn: bool = False,
     ) -> Manifest:
-        """Return the successor in which `new` is live, in place of its earlier revision."""
+        """Return the successor in which `new` is live, in place of its earlier revision.
+
+        It is no longer being staged; with `condemn` the earlier revision is condemned.
+        """
         others = [s for s in self.live if s.section != new.section]
         return self._next(
             entry,
             live=tuple(sorted([*others, new], key=lambda s: s.section)),
             panels=tuple(sorted({*self.panels, *panels})),
+            staging=tuple(s for s in self.staging if s.revision != new.revision),
+            condemned=self._condemning(new.section) if condemn else self.condemned,
         )
 
-    def without_section(self, section: str, entry: LogEntry) -> Manifest:
-        """Return the successor in which `section` is not live."""
-        return self._next(entry, live=tuple(s for s in self.live if s.section != section))
+    def without_section(self, section: str, entry: LogEntry, *, condemn: bool = False) -> Manifest:
+        """Return the successor in which `section` is not live; see `with_section`."""
+        return self._next(
+            entry,
+            live=tuple(s for s in self.live if s.section != section),
+            condemned=self._condemning(section) if condemn else self.condemned,
+        )
+
+    def _condemning(self, section: str) -> tuple[Condemned, ...]:
+        old = self.find(section)
+        if old is None:
+            return self.condemned
+        return (*self.condemned, Condemned(old.revision, section, now()))
+
+    def with_staging(self, new: Staging) -> Manifest:
+        """Return the successor that says who stages a revision (again, where it stood already)."""
+        others = (s for s in self.staging if s.revision != new.revision)
+        return self._next(staging=(*others, new))
+
+    def with_condemned(self, new: Iterable[Condemned]) -> Manifest:
+        """Return the successor in which these revisions are condemned, and not staged."""
+        added = tuple(new)
+        gone = {c.revision for c in added}
+        return self._next(
+            staging=tuple(s for s in self.staging if s.revision not in gone),
+            condemned=(*(c for c in self.condemned if c.revision not in gone), *added),
+        )
+
+    def without_condemned(self, revisions: Collection[str]) -> Manifest:
+        """Return the successor in which these revisions are forgotten: their points are gone."""
+        return self._next(condemned=tuple(c for c in self.condemned if c.revision not in revisions))
+
+    def with_copy(self, new: Copy, entry: LogEntry) -> Manifest:
+        """Return the successor that knows of a snapshot, an export or a copy."""
+        same = (new.kind, new.where)
+        others = (c for c in self.copies if (c.kind, c.where) != same)
+        return self._next(entry, copies=(*others, new)[-MOST_COPIES:])
+
+    def with_entry(self, entry: LogEntry) -> Manifest:
+        """Return the successor that differs by an entry in the log alone."""
+        return self._next(entry)
+
+    def without_panels(self, digests: Collection[str], entry: LogEntry) -> Manifest:
+        """Return the successor that names these panels no more: no live point was measured on."""
+        return self._next(entry, panels=tuple(p for p in self.panels if p not in digests))
 
     def with_fields(self, fields: Iterable[str], entry: LogEntry) -> Manifest:
         """Return the successor in which these fields, too, can be filtered."""
@@ -191,6 +305,9 @@ class Manifest:
             "live": [s.to_json() for s in self.live],
             "generation": self.generation,
             "log": [{"who": e.who, "when": e.when, "what": e.what} for e in self.log],
+            "staging": [asdict(s) for s in self.staging],
+            "condemned": [asdict(c) for c in self.condemned],
+            "copies": [asdict(c) for c in self.copies],
         }
         try:
             made = {**document, "checksum": digest("manifest", canonical_json(document))}
@@ -255,6 +372,10 @@ class Manifest:
             generation=document["generation"],
             log=tuple(LogEntry(**e) for e in document["log"]),
             codec=document["codec"],
+            # Version 1 had none of these.
+            staging=tuple(Staging(**s) for s in document.get("staging", ())),
+            condemned=tuple(Condemned(**c) for c in document.get("condemned", ())),
+            copies=tuple(Copy(**c) for c in document.get("copies", ())),
         )
 
     def to_bytes(self) -> bytes:

@@ -1,19 +1,33 @@
-"""Orphans: points that no manifest names, left by writers that were interrupted."""
+"""Dead points: those that no manifest names, left by interrupted writers, and how they go.
+
+Where one process writes alone (the lock of an embedded atlas) every point whose revision is
+neither live nor being staged by a thread of this process is dead. On a server that several
+processes share, writers say in the manifest what they stage, and a revision is condemned in the
+manifest before its points are deleted; nobody stages a condemned one. So no writer deletes what
+another has written, and a writer whose staging was swept learns of it before it publishes.
+"""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from bleepdb.atlas.manifest import Condemned, LogEntry, Manifest, age_s, now
 from bleepdb.atlas.protocol import Where
+from bleepdb.errors import AtlasError
 from bleepdb.names import REV
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from bleepdb.atlas.protocol import Atlas
+
+MOST_RACES = 1000  # lost compare-and-swaps before a writer gives up
+CONDEMNED_S = 120.0  # after this long who condemned a revision is taken for dead
+ABANDONED_S = 24 * 3600.0  # after this long who stages a revision is taken for dead
 
 
 class _Registry:
@@ -54,12 +68,34 @@ def sole_writer(atlas: Atlas) -> bool:
     return atlas.kind in {"embedded", "exact"}
 
 
+def swap(
+    atlas: Atlas, collection: str, successor: Callable[[Manifest], Manifest | None]
+) -> tuple[Manifest, Manifest]:
+    """Replace the manifest by its successor, again and again until no other writer came between.
+
+    Returns the manifest before and after. Where `successor` gives None there is nothing left to
+    do, and both are the same object.
+    """
+    for _ in range(MOST_RACES):
+        present = atlas.read_manifest(collection)
+        new = successor(present)
+        if new is None:
+            return present, present
+        if atlas.swap_manifest(collection, present.generation, new):
+            return present, new
+        time.sleep(0.001)
+    raise AtlasError(
+        f"other writers came first {MOST_RACES} times",
+        where=f"{atlas.location}/{collection}",
+        hint="run again when they are done; what was staged is kept",
+    )
+
+
 def sweep(atlas: Atlas, collection: str, *, keep: Collection[str] = ()) -> int:
     """Delete orphans: points whose revision is neither live nor being staged by this process.
 
     Safe while no other process writes, which the lock of an embedded atlas ensures. Where several
-    may write at once, the revisions that the others are staging must be in `keep`, so that
-    commits to a server do not sweep by themselves.
+    may write at once, `vacuum` is what to call.
 
     Returns
     -------
@@ -75,16 +111,72 @@ def delete_revisions(atlas: Atlas, collection: str, revisions: Iterable[str]) ->
     """Delete the points of these revisions, but for those that are live or being staged.
 
     No thread begins to stage between the look and the deletion: it would count points of an
-    earlier attempt as there already, and publish a revision whose points are about to go.
+    earlier attempt as there already, and publish a revision whose points are about to go. On a
+    shared server only condemned revisions are deleted.
     """
     with STAGING.held():
-        kept = STAGING.now(collection)
-        kept |= atlas.read_manifest(collection).revisions
+        present = atlas.read_manifest(collection)
+        kept = STAGING.now(collection) | present.revisions
         dead = sorted(set(revisions) - kept)
+        if not sole_writer(atlas):
+            dead = [rev for rev in dead if present.condemns(rev)]
+        number = 0
+        if dead:
+            where = Where(must={REV: dead})
+            number = atlas.count(collection, where)
+            atlas.delete(collection, where)
+            atlas.flush(collection)
+    gone = frozenset(dead)
+
+    def forgotten(manifest: Manifest) -> Manifest | None:
+        here = {c.revision for c in manifest.condemned} & gone
+        return manifest.without_condemned(here) if here else None
+
+    if gone and present.condemned:
+        swap(atlas, collection, forgotten)
+    return number
+
+
+def vacuum(
+    atlas: Atlas, collection: str, *, abandoned_after_s: float = ABANDONED_S, actor: str
+) -> int:
+    """Delete all dead points, whoever left them.
+
+    Parameters
+    ----------
+    abandoned_after_s
+        On a server, seconds after which a writer that has not finished is taken for dead; should
+        it live, it is told when it wants to publish, and loses nothing but time.
+    actor
+        Who does it, for the log.
+
+    Returns
+    -------
+    int
+        How many points there were.
+    """
+    if sole_writer(atlas):
+        return sweep(atlas, collection)
+    deleting_s = min(CONDEMNED_S, abandoned_after_s)
+    found = atlas.facet(collection, REV)
+
+    def condemning(present: Manifest) -> Manifest | None:
+        fresh = {s.revision for s in present.staging if age_s(s.since) <= abandoned_after_s}
+        at_work = {c.revision for c in present.condemned if age_s(c.since) <= deleting_s}
+        sections = {s.revision: s.section for s in present.staging}
+        sections |= {c.revision: c.section for c in present.condemned}
+        dead = {*found, *sections} - present.revisions - fresh - at_work
         if not dead:
-            return 0
-        where = Where(must={REV: dead})
-        number = atlas.count(collection, where)
-        atlas.delete(collection, where)
-        atlas.flush(collection)
-        return number
+            return None
+        new = (Condemned(rev, sections.get(rev, ""), now()) for rev in sorted(dead))
+        return present.with_condemned(new)
+
+    before, after = swap(atlas, collection, condemning)
+    if before is after:
+        return 0
+    mine = {c.revision for c in set(after.condemned) - set(before.condemned)}
+    number = delete_revisions(atlas, collection, mine)
+    if number:
+        entry = LogEntry.now(actor, f"vacuumed {number} points of {len(mine)} dead revisions")
+        swap(atlas, collection, lambda present: present.with_entry(entry))
+    return number

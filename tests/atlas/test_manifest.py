@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bleepdb.atlas import LiveSection, LogEntry, Manifest, live_where
-from bleepdb.atlas.manifest import MOST_LOG
+from bleepdb.atlas.manifest import MOST_LOG, Condemned, Copy, Staging
 from bleepdb.errors import AtlasCorruptError, AtlasError
 from bleepdb.files import digest
 
@@ -137,7 +138,36 @@ def test_nan_does_not_escape_as_another_error(full):
 
 def test_a_newer_manifest_asks_for_an_upgrade(full):
     with pytest.raises(AtlasError, match="upgrade bleepdb"):
-        Manifest.from_json({**full.to_json(), "version": 2})
+        Manifest.from_json({**full.to_json(), "version": 3})
+
+
+def test_a_manifest_of_version_1_is_read(full):
+    """Version 1 had no digests of points, no staging, condemned revisions or copies."""
+    data = Path(__file__).with_name("manifest_v1.json").read_bytes()
+    read = Manifest.from_bytes(data)
+    assert [(s.section, s.spots, s.points_digest) for s in read.live] == [("S1", 3, None)]
+    assert (read.generation, read.staging, read.condemned, read.copies) == (1, (), (), ())
+    assert Manifest.from_bytes(read.to_bytes()) == read
+    assert json.loads(read.to_bytes())["version"] == 2
+
+
+def test_staging_condemned_and_copies_come_and_go(full):
+    staged = full.with_staging(Staging("ab" * 16, "S9", "w", NOW.when))
+    assert staged.stages("ab" * 16)
+    assert staged.log == full.log, "a writer at work is no change that a log tells of"
+    live9 = replace(live("S9"), revision="ab" * 16)
+    done = staged.with_section(live9, NOW, condemn=True)
+    assert (done.stages("ab" * 16), done.condemned) == (False, ())
+    newer = done.with_section(live("S9", version=1), NOW, condemn=True)
+    assert newer.condemns("ab" * 16)
+    assert newer.without_section("S1", NOW, condemn=True).condemns(digest("S1", "0"))
+    assert not newer.without_condemned({"ab" * 16}).condemns("ab" * 16)
+    twice = staged.with_condemned([Condemned("ab" * 16, "S9", NOW.when)])
+    assert (twice.stages("ab" * 16), twice.condemns("ab" * 16)) == (False, True)
+    copied = newer.with_copy(Copy("export", "/x", "w", NOW.when), NOW)
+    again = copied.with_copy(Copy("export", "/x", "w", NOW.when), NOW)
+    assert [c.where for c in again.copies] == ["/x"]
+    assert Manifest.from_bytes(again.to_bytes()) == again
 
 
 def test_a_section_or_revision_twice_is_refused(full):
