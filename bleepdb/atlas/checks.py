@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bleepdb.atlas.protocol import Points
 from bleepdb.contracts import schema
 from bleepdb.errors import AtlasCorruptError, AtlasError, EmptyAtlasError, SpaceMismatchError
 from bleepdb.names import LIBRARY_TOTAL, TOTAL, VCRC
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bleepdb.atlas.manifest import Manifest
-    from bleepdb.atlas.protocol import CollectionSpec, Points, Where
+    from bleepdb.atlas.protocol import CollectionSpec, Record, Where
 
 NORM_TOLERANCE = 1e-3
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
@@ -137,6 +138,25 @@ def check_points(spec: CollectionSpec, points: Points, *, where: str) -> None:
             fault = "its 'vcrc' is not the checksum of its vectors"
         if fault is not None:
             raise AtlasError(f"row {row}: {fault}", where=where)
+
+
+def points_of(records: Sequence[Record], spec: CollectionSpec) -> Points:
+    """Return records that were read whole as points to write.
+
+    Parameters
+    ----------
+    records
+        With all fields and vectors.
+    spec
+        Of the collection that they came from.
+    """
+    vectors = {
+        name: np.stack([np.asarray((r.vectors or {})[name], np.float32) for r in records])
+        if records
+        else np.empty((0, size), np.float32)
+        for name, size in spec.vectors.items()
+    }
+    return Points([r.id for r in records], vectors, [r.payload for r in records])
 
 
 def check_vectors_read(

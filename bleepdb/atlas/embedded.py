@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bleepdb.atlas import checks
-from bleepdb.atlas.folder import SHARD, AtlasFolder
+from bleepdb.atlas.folder import FIRST_SHARD, AtlasFolder
 from bleepdb.atlas.manifest import NONE_YET
 from bleepdb.atlas.protocol import Hits
 from bleepdb.atlas.shard import Shard
@@ -93,8 +93,7 @@ class EmbeddedAtlas:
             if collection not in self._shards:
                 self._require(collection)
                 spec = self._folder.read_spec(collection)
-                path = self._folder.collection(collection) / SHARD
-                shard = Shard.load(path, self._place(collection))
+                shard = Shard.load(self._folder.shard(collection), self._place(collection))
                 try:
                     self._count_live(collection, shard)
                 except AtlasError:
@@ -145,7 +144,7 @@ class EmbeddedAtlas:
             if not self._exists(spec.name):
                 self._check_disk(0)
                 with self._folder.new_collection(spec) as part:
-                    Shard.create(part / SHARD, spec, self.location).close()
+                    Shard.create(part / FIRST_SHARD, spec, self.location).close()
                 return
             shard, present = self._load(spec.name)
             merged = checks.merged_spec(present, spec, where=shard.place)
@@ -308,6 +307,12 @@ class EmbeddedAtlas:
         self._require(collection)
         return self._folder.get_blob(collection, name)
 
+    def drop_blob(self, collection: str, name: str) -> None:
+        """Remove such a document; nothing happens where it is not."""
+        checks.check_blob_name(name, where=self.location)
+        self._require(collection)
+        self._folder.drop_blob(collection, name)
+
     def list_blobs(self, collection: str) -> list[str]:
         """Names of all such documents, sorted."""
         self._require(collection)
@@ -325,6 +330,48 @@ class EmbeddedAtlas:
         self._check_disk(self._folder.size(collection))
         with self._lock:
             shard.optimize()
+
+    def compact(self, collection: str) -> int:
+        """Write all points into new files, which take the place of the old ones in one step.
+
+        The engine keeps deleted points in its files and its log until it has reason to rewrite
+        them; after this their bytes are gone. Nobody else may read the collection meanwhile.
+
+        Returns
+        -------
+        int
+            Bytes that the collection takes less on disk.
+
+        Raises
+        ------
+        AtlasCorruptError
+            If a point is not what was written; nothing has changed then.
+        AtlasError
+            If the disk has no room for both.
+        """
+        with self._lock:
+            old, spec = self._load(collection)
+            before = self._folder.size(collection)
+            self._check_disk(before)
+            with self._folder.new_shard(collection) as path:
+                new = Shard.create(path, spec, self._place(collection))
+                try:
+                    for batch in old.scroll(where=None, fields=None, with_vectors=True, batch=1000):
+                        new.upsert(checks.points_of(batch, spec))
+                    new.flush()
+                    if new.count(None) != old.count(None):
+                        raise AtlasCorruptError(
+                            "the points that can be listed are not those that are counted",
+                            where=self._place(collection),
+                            hint="restore the atlas from a copy; nothing was changed",
+                        )
+                    if old.indexed:
+                        new.optimize()
+                finally:
+                    new.close()
+                self._release(collection)
+            self._load(collection)
+            return before - self._folder.size(collection)
 
     def close(self) -> None:
         """Close the shards and let go of the folder. Closing twice is fine."""

@@ -212,6 +212,11 @@ class ExactAtlas(RowsReader):
         checks.check_blob_name(name, where=self._place(collection))
         return self._get(collection).blobs.get(name)
 
+    def drop_blob(self, collection: str, name: str) -> None:
+        """Remove such a document; nothing happens where it is not."""
+        checks.check_blob_name(name, where=self._place(collection))
+        self._get(collection).blobs.pop(name, None)
+
     def list_blobs(self, collection: str) -> list[str]:
         """Names of all such documents, sorted."""
         return sorted(self._get(collection).blobs)

@@ -7,15 +7,16 @@
         .lock                   who has it open
         aliases.json            alias -> collection
         collections/NAME/
-            collection.json     vectors and filterable fields
+            collection.json     vectors, filterable fields, and which shard folder counts
             manifest.json       what is live
             blobs/              model card, heads, panels
-            shard/              the engine's files
+            shard/              the engine's files; shard-XXXXXXXX/ once they were compacted
 """
 
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import shutil
 from contextlib import contextmanager
@@ -40,7 +41,8 @@ COLLECTIONS = "collections"
 SPEC_FILE = "collection.json"
 MANIFEST_FILE = "manifest.json"
 BLOBS = "blobs"
-SHARD = "shard"
+FIRST_SHARD = "shard"
+SHARD_NAME = re.compile(r"shard(-[0-9a-f]{8})?", re.ASCII)
 UNFINISHED = "."  # collections being made or removed have hidden names
 
 
@@ -163,8 +165,19 @@ class AtlasFolder:
             if folder.name.startswith(UNFINISHED):
                 shutil.rmtree(folder)
             else:
+                self._sweep_shards(folder)
+
+    def _sweep_shards(self, folder: Path) -> None:
+        try:
+            used = self._shard_name(folder.name)
+        except AtlasCorruptError:
+            return  # said when the collection is used; until then nothing of it is touched
+        for shard in [p for p in folder.iterdir() if SHARD_NAME.fullmatch(p.name)]:
+            if shard.name != used:
+                shutil.rmtree(shard)
+            else:
                 # The engine's builds begin here; one that was killed leaves its files for ever.
-                shutil.rmtree(folder / SHARD / "temp_segments", ignore_errors=True)
+                shutil.rmtree(shard / "temp_segments", ignore_errors=True)
 
     # --- collections --------------------------------------------------------------------------
 
@@ -210,13 +223,50 @@ class AtlasFolder:
             if kept != self.aliases():
                 write_json(self.root / ALIASES_FILE, kept)
 
-    def write_spec(self, spec: CollectionSpec, folder: Path | None = None) -> None:
-        """Write what a collection is made with."""
+    def shard(self, name: str) -> Path:
+        """Return the folder of a collection's engine files."""
+        return self.collection(name) / self._shard_name(name)
+
+    def _shard_name(self, name: str) -> str:
+        path = self.collection(name) / SPEC_FILE
+        document = read_document(path)
+        found = document.get("shard", FIRST_SHARD) if isinstance(document, dict) else None
+        if not isinstance(found, str) or not SHARD_NAME.fullmatch(found):
+            raise AtlasCorruptError("is damaged", where=path, hint="restore the atlas from a copy")
+        return found
+
+    @contextmanager
+    def new_shard(self, name: str) -> Iterator[Path]:
+        """Give a folder to fill with engine files; on success it takes the place of the present.
+
+        Killed before, the present one counts; the other is removed when the atlas is next opened.
+        """
+        old = self.shard(name)
+        new = self.collection(name) / f"{FIRST_SHARD}-{secrets.token_hex(4)}"
+        try:
+            with written(new):
+                new.mkdir()
+                yield new
+                fsync_folder(self.collection(name))
+                self.write_spec(self.read_spec(name), shard=new.name)
+                shutil.rmtree(old)
+        except BaseException:
+            if self.shard(name) != new:
+                shutil.rmtree(new, ignore_errors=True)
+            raise
+
+    def write_spec(
+        self, spec: CollectionSpec, folder: Path | None = None, *, shard: str | None = None
+    ) -> None:
+        """Write what a collection is made with, and which shard folder counts (default: as now)."""
+        if shard is None:
+            shard = FIRST_SHARD if folder is not None else self._shard_name(spec.name)
         document = {
             "name": spec.name,
             "alias": spec.alias,
             "vectors": dict(spec.vectors),
             "keyword_fields": list(spec.keyword_fields),
+            "shard": shard,
         }
         path = (folder or self.collection(spec.name)) / SPEC_FILE
         with written(path):
@@ -304,6 +354,14 @@ class AtlasFolder:
             return path.read_bytes() if path.is_file() else None
         except OSError as error:
             raise AtlasCorruptError(f"cannot be read ({error.strerror})", where=path) from error
+
+    def drop_blob(self, name: str, blob: str) -> None:
+        """Remove a document of a collection; nothing happens where it is not."""
+        path = self.collection(name) / BLOBS / blob
+        with written(path):
+            if path.is_file():
+                path.unlink()
+                fsync_folder(path.parent)
 
     def list_blobs(self, name: str) -> list[str]:
         """Names of a collection's documents, sorted."""

@@ -224,6 +224,10 @@ class Atlas(Protocol):
         """Read such a document; None where it is not."""
         ...
 
+    def drop_blob(self, collection: str, name: str) -> None:
+        """Remove such a document; nothing happens where it is not."""
+        ...
+
     def list_blobs(self, collection: str) -> list[str]:
         """Names of all such documents, sorted."""
         ...

@@ -266,6 +266,12 @@ class Shard:
         with engine_errors("cannot be flushed", self.place, AtlasError):
             self._handle.flush()
 
+    @property
+    def indexed(self) -> bool:
+        """Whether there is an HNSW graph."""
+        with engine_errors("cannot be read", self.place, AtlasCorruptError):
+            return int(self._handle.info().indexed_vectors_count) > 0
+
     def optimize(self) -> None:
         """Merge segments and build the HNSW graph where there are points enough for one."""
         with engine_errors("cannot be optimised", self.place, AtlasError):

@@ -393,6 +393,10 @@ def test_documents(atlas, lab):
     atlas.put_blob(lab.COLLECTION, "model.json", data)
     assert atlas.get_blob(lab.COLLECTION, "model.json") == data
     assert atlas.list_blobs(lab.COLLECTION) == ["model.json", "panels/ab.json"]
+    atlas.drop_blob(lab.COLLECTION, "model.json")
+    atlas.drop_blob(lab.COLLECTION, "model.json")
+    assert atlas.list_blobs(lab.COLLECTION) == ["panels/ab.json"]
+    assert atlas.get_blob(lab.COLLECTION, "model.json") is None
 
 
 @pytest.mark.parametrize(
