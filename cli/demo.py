@@ -59,7 +59,8 @@ def demo(
     from bleepdb.tissue import Spots, read_sheet
     from bleepdb.training import fit
 
-    from .evaluate import encode_twice, show, show_comparison
+    from .encoding import Encoding
+    from .evaluate import show, show_comparison
 
     begun = time.monotonic()
     load_backbone(encoder, weights=weights)  # what is missing is said before the work begins
@@ -69,9 +70,7 @@ def demo(
     sections = load_all(rows, slide_mpp=None, min_counts=10, min_genes=5)
 
     note(f"training on all but {', '.join(held)}")
-    ours, published = encode_twice(
-        sections, encoder=encoder, weights=weights, scales_um=DEFAULT_SCALES_UM
-    )
+    ours, published = Encoding(encoder, weights, DEFAULT_SCALES_UM).twice(sections)
     train_on = [s for s in sections if s.section not in held]
     backbone = load_backbone(encoder, weights=weights)
     with bar("fitting linear") as move:

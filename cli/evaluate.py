@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,8 @@ import typer
 
 from bleepdb.errors import InputError
 
+from .encoding import Encoding
+from .growth import evaluate_growth, refuse_figure, refuse_mixed
 from .inputs import (
     MOST_SEED,
     ImageOption,
@@ -28,16 +31,11 @@ from .render import bar, note, out, print_json, table
 from .train import DEFAULT_ENCODER, DEFAULT_SCALES_UM, EncoderOption, ScaleOption, WeightsOption
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from bleepdb.evaluation import Comparison, Report
-    from bleepdb.tissue import Section
-    from bleepdb.training import Pairs
-
-PUBLISHED_TILE_PX = 224
 
 
 def evaluate(
+    context: typer.Context,
     sheet: Annotated[
         Path | None, typer.Argument(help="Sample sheet of measured sections.", show_default=False)
     ] = None,
@@ -82,15 +80,40 @@ def evaluate(
     min_genes: MinGenesOption = 5,
     allow_upsampling: UpsamplingOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    growth: Annotated[
+        bool,
+        typer.Option(
+            "--growth",
+            help="Score as donors or sections are added to the atlas, without and with retraining.",
+        ),
+    ] = False,
+    orders: Annotated[
+        int,
+        typer.Option("--orders", min=1, help="With --growth: in how many orders they are added."),
+    ] = 6,
+    start: Annotated[
+        int,
+        typer.Option(
+            "--start", min=1, help="With --growth: donors (or sections) at the first step."
+        ),
+    ] = 1,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", help="With --growth: draw the curves (.png).")
+    ] = None,
 ) -> None:
     """Leave one section or donor out, with baselines on the same folds; or compare two files.
 
     With a sheet: our recipe, BLEEP on published and on equal features, ridge with and without our
     features and post-processing, kNN and the mean profile, in one table.
+    With --growth: the others are added one at a time, to an atlas whose model stays as it was
+    first trained, beside a model that is trained again at every step.
     With --pred and --truth: the correlation per gene of an imputed file with what was measured.
     """
+    refuse_mixed(context, growth=growth)
     if json_out is not None:
         refuse_output(json_out, reads=(sheet, pred, truth))
+    if figure is not None:
+        refuse_figure(figure, sheet, json_out)
     if pred is not None or truth is not None:
         if sheet is not None:
             raise InputError(
@@ -108,33 +131,37 @@ def evaluate(
             where=sheet,
             hint="give a .csv or .tsv with one row a section",
         )
-    from bleepdb.encoders import load_model, save_model
-    from bleepdb.evaluation import Report, Settings, folds_of, run
-    from bleepdb.files import write_json
-
-    settings = Settings(
-        by=by,
-        permutations=permutations,
-        seed=seed,
-        epochs=epochs,
-        only=tuple(fold) if fold else None,
-    )
     rows = without(
         rows_of(sheet, image=image),
         sections=exclude_section or (),
         donors=exclude_donor or (),
         where=sheet,
     )
-    folds_of({r.section: r.donor for r in rows}, settings)  # refused now, not after encoding
-    model = None if card is None else load_model(card, check_here=False)
-    sections = load_all(rows, slide_mpp=slide_mpp, min_counts=min_counts, min_genes=min_genes)
-    ours, published = encode_twice(
-        sections,
-        encoder=encoder,
-        weights=weights,
-        scales_um=scale_um or DEFAULT_SCALES_UM,
-        max_upsampling=most_upsampling(allowed=allow_upsampling),
+    donor_of = {r.section: r.donor for r in rows}
+    only = tuple(fold) if fold else None
+    load = partial(load_all, slide_mpp=slide_mpp, min_counts=min_counts, min_genes=min_genes)
+    encoding = Encoding(
+        encoder,
+        weights,
+        tuple(scale_um or DEFAULT_SCALES_UM),
+        most_upsampling(allowed=allow_upsampling),
     )
+    if growth:
+        from bleepdb.evaluation import GrowthSettings, growth_folds
+
+        how = GrowthSettings(by=by, orders=orders, start=start, seed=seed, only=only)
+        growth_folds(donor_of, how)  # refused now, not after encoding
+        pairs = encoding.ours(load(rows))
+        evaluate_growth(pairs, how, json_out=json_out, figure=figure, as_json=as_json)
+        return
+    from bleepdb.encoders import load_model, save_model
+    from bleepdb.evaluation import Report, Settings, folds_of, run
+    from bleepdb.files import write_json
+
+    settings = Settings(by=by, permutations=permutations, seed=seed, epochs=epochs, only=only)
+    folds_of(donor_of, settings)  # refused now, not after encoding
+    model = None if card is None else load_model(card, check_here=False)
+    ours, published = encoding.twice(load(rows))
     with bar(f"leaving one {by} out") as move:
         folds = run(ours, published, settings, progress=move)
     report = Report.of(folds, settings, ours, published)
@@ -150,35 +177,6 @@ def evaluate(
         note(f"whole report: {json_out}")
     if card is not None:
         note(f"scores written into {card}; index again to pass them on to an atlas")
-
-
-def encode_twice(
-    sections: Sequence[Section],
-    *,
-    encoder: str,
-    weights: str | None,
-    scales_um: Sequence[float],
-    max_upsampling: float = 1.1,
-) -> tuple[Pairs, Pairs]:
-    """Encode sections on our features, and on published ones: one 224 px scale, penultimate."""
-    import numpy as np
-
-    from bleepdb.encoders import FeatureSpec, load_backbone
-    from bleepdb.tissue import TileGeometry
-    from bleepdb.training import collect_pairs
-
-    backbone = load_backbone(encoder, weights=weights)
-    native_um = round(PUBLISHED_TILE_PX * float(np.median([s.known_mpp for s in sections])), 1)
-    made = []
-    for levels, scales in (("multilevel", tuple(scales_um)), ("penultimate", (native_um,))):
-        spec = FeatureSpec.of(backbone, levels, TileGeometry(scales, PUBLISHED_TILE_PX))  # type: ignore[arg-type] # one of the two levels
-        with bar(f"encoding tiles, {levels}") as move:
-            made.append(
-                collect_pairs(
-                    sections, spec, backbone, max_upsampling=max_upsampling, progress=move
-                )
-            )
-    return made[0], made[1]
 
 
 def show(

@@ -21,7 +21,7 @@ from bleepdb.run_card import make_run_card
 from bleepdb.splits import interval
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -85,12 +85,7 @@ class Report:
     @property
     def interval_label(self) -> str:
         """What the intervals are about, in words."""
-        where = f"95% bootstrap over spatial blocks of {BLOCK_PITCHES:g} spots a side"
-        if len(set(self.donors.values())) == 1:
-            return f"{where}, within one donor: they say nothing of other donors"
-        if self.settings.by == "section":
-            return f"{where}, the held-out donor stays in training: they say nothing of new donors"
-        return f"{where} of the held-out donors; few donors: they say little of further ones"
+        return block_label(self.donors, self.settings.by)
 
     def means(self) -> dict[str, dict[str, float]]:
         """Mean score over folds: method -> gene set -> PCC."""
@@ -253,7 +248,7 @@ class Report:
                 bleep_epochs=self.settings.epochs,
             ),
         }
-        plain: dict[str, Any] = _plain(document)
+        plain: dict[str, Any] = plain_json(document)
         return plain
 
     def notes(self) -> list[str]:
@@ -286,11 +281,30 @@ def _number(value: float, digits: int) -> float | None:
     return round(float(value), digits) if np.isfinite(value) else None
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+def block_label(donors: Mapping[str, str], by: str) -> str:
+    """Say in words what intervals over spatial blocks are about.
+
+    Parameters
+    ----------
+    donors
+        Section -> donor.
+    by
+        ``"section"`` or ``"donor"``: what was held out.
+    """
+    where = f"95% bootstrap over spatial blocks of {BLOCK_PITCHES:g} spots a side"
+    if len(set(donors.values())) == 1:
+        return f"{where}, within one donor: they say nothing of other donors"
+    if by == "section":
+        return f"{where}, the held-out donor stays in training: they say nothing of new donors"
+    return f"{where} of the held-out donors; few donors: they say little of further ones"
+
+
+def plain_json(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """Return a document with tuples as lists and numbers that are not finite as None."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain_json(v) for v in value]
     if isinstance(value, float):
         return value if np.isfinite(value) else None
     return value

@@ -1,5 +1,5 @@
 """Pictures of results."""
 
-from bleepdb.view.plots import measured_beside_imputed
+from bleepdb.view.plots import measured_beside_imputed, score_curves
 
-__all__ = ["measured_beside_imputed"]
+__all__ = ["measured_beside_imputed", "score_curves"]

@@ -11,7 +11,7 @@ from bleepdb.files import whole_file
 from bleepdb.metrics import pearson_per_gene
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 POINTS_PER_INCH = 72
 COLOUR_MAP = "viridis"  # even in lightness, readable in colour blindness and in grey
+CURVES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"))  # apart in colour blindness too
+MOST_TICKS = 12
 
 
 def measured_beside_imputed(
@@ -89,6 +91,53 @@ def measured_beside_imputed(
         axes[0, 0].set_xlim((low[0] - margin) * image_scale, (high[0] + margin) * image_scale)
         axes[0, 0].set_ylim((high[1] + margin) * image_scale, (low[1] - margin) * image_scale)
     figure.suptitle(f"{title} (log1p of counts per 10,000)", fontsize=11)
+    with whole_file(path) as part:
+        figure.savefig(part, format="png")
+
+
+def score_curves(
+    at: Sequence[float],
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
+    path: Path,
+    *,
+    title: str,
+    x_label: str,
+    floors: Mapping[str, tuple[str, float]],
+) -> None:
+    """Draw scores over the size of an atlas, one panel a gene set.
+
+    Parameters
+    ----------
+    at
+        (steps,) sizes.
+    panels
+        Gene set -> name of a curve -> its (steps,) means, and its spread, drawn as a band.
+    path
+        The PNG; it appears whole.
+    title, x_label
+        Above the picture, and below each panel.
+    floors
+        Gene set -> name and height of a level line.
+    """
+    figure = Figure(figsize=(3.6 * len(panels) + 0.4, 3.6), dpi=110, layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for place, (name, curves) in zip(axes, panels.items(), strict=True):
+        for number, (label, (mean, spread)) in enumerate(curves.items()):
+            colour, marker = CURVES[number % len(CURVES)]
+            centre, half = np.asarray(mean), np.asarray(spread)
+            place.fill_between(at, centre - half, centre + half, color=colour, alpha=0.15, lw=0)
+            place.plot(at, centre, color=colour, marker=marker, label=label)
+        label, height = floors[name]
+        place.axhline(height, color="0.4", linestyle=":", label=label)
+        place.set_title(name, fontsize=10)
+        place.set_xlabel(x_label, fontsize=9)
+        if len(at) <= MOST_TICKS:
+            place.set_xticks(list(at))
+        place.tick_params(labelsize=8)
+        place.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("mean PCC per gene, held out", fontsize=9)
+    axes[0].legend(fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=11)
     with whole_file(path) as part:
         figure.savefig(part, format="png")
 
