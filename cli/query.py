@@ -80,6 +80,24 @@ def query(
     exclude_section: Annotated[
         list[str] | None, typer.Option("--exclude-section", help="Do not search a section.")
     ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where",
+            help="Search only spots that meet conditions: `stage=II`, `donor!=P3`, `stage=I|II`, "
+            "joined by commas (repeatable).",
+        ),
+    ] = None,
+    per_donor: Annotated[
+        int | None,
+        typer.Option("--per-donor", help="Most neighbours of a place from one donor."),
+    ] = None,
+    search: Annotated[
+        str,
+        typer.Option(
+            "--search", help="exact, approximate (the search index), or auto: by the work it is."
+        ),
+    ] = "auto",
     slide_mpp: SlideMppOption = None,
     stride_um: Annotated[
         float | None,
@@ -113,7 +131,13 @@ def query(
     from bleepdb.atlas import open_atlas, resolve
     from bleepdb.encoders import load_model
     from bleepdb.indexing import model_of
-    from bleepdb.querying import Query, QuerySettings, check_unchanged, query_slide
+    from bleepdb.querying import (
+        Query,
+        QuerySettings,
+        check_unchanged,
+        parse_conditions,
+        query_slide,
+    )
     from bleepdb.tissue import read_spots
 
     settings = QuerySettings(
@@ -124,6 +148,9 @@ def query(
         denoise=denoise,
         exclude_donors=tuple(exclude_donor or ()),
         exclude_sections=tuple(exclude_section or ()),
+        where=tuple(c for text in where or () for c in parse_conditions(text)),
+        per_donor=per_donor,
+        search=search,
         genes=genes_asked(genes),
         neighbour_sd=neighbour_sd,
         stride_um=stride_um,
@@ -161,6 +188,6 @@ def query(
     note(
         f"{out}: {len(made)} places x {len(made.var)} genes from {len(made.references)} reference "
         f"spots of {made.references['donor'].nunique()} donors ({facts['settings']['method']}, "
-        f"k={facts['settings']['k']}, atlas generation {facts['generation']})"
+        f"k={facts['settings']['k']}, {facts['search']}, atlas generation {facts['generation']})"
     )
     note(f"next: bleepdb explain {out} --atlas {atlas} --at X,Y --gene {made.var.index[0]}")

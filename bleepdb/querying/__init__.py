@@ -1,11 +1,13 @@
 """A slide against an atlas: neighbours, weights, and the imputed file."""
 
+from bleepdb.querying.filters import Condition, parse_conditions
 from bleepdb.querying.output import Imputed, Opened, open_imputed
 from bleepdb.querying.settings import QUERY_METHODS, Query, QuerySettings
 from bleepdb.querying.slide import check_space, check_unchanged, query_slide
 
 __all__ = [
     "QUERY_METHODS",
+    "Condition",
     "Imputed",
     "Opened",
     "Query",
@@ -13,5 +15,6 @@ __all__ = [
     "check_space",
     "check_unchanged",
     "open_imputed",
+    "parse_conditions",
     "query_slide",
 ]

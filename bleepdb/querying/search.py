@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bleepdb import names
-from bleepdb.errors import EmptyAtlasError
+from bleepdb.atlas.protocol import Hits
 from bleepdb.imputation import effective_weights, local_weights
-from bleepdb.querying.settings import LOCAL
+from bleepdb.querying.filters import conditions_of, refuse_empty, where_of
+from bleepdb.querying.settings import AUTO, EXACT, LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
     from numpy.typing import NDArray
 
-    from bleepdb.atlas import Atlas, Pinned
+    from bleepdb.atlas import Atlas, Pinned, Where
     from bleepdb.querying.settings import QuerySettings
 
 QUERIES_A_BATCH = 500
@@ -43,7 +44,10 @@ class Neighbours:
     exact
         Whether every query was compared with every point.
     recall
-        Share of true neighbours that an approximate search found on a sample; 1.0 if exact.
+        Share of true neighbours that an approximate search found on a sample, in the mean; 1.0
+        if exact.
+    least_recall
+        The same of the worst query of the sample.
     """
 
     ids: tuple[str, ...]
@@ -51,6 +55,17 @@ class Neighbours:
     scores: NDArray[np.float32]
     exact: bool
     recall: float
+    least_recall: float = 1.0
+
+    @property
+    def said(self) -> str:
+        """One clause on how the search was done, for a person to read."""
+        if self.exact:
+            return "exact search"
+        return (
+            f"approximate search, recall {self.recall:.4f} in the mean and {self.least_recall:.2f} "
+            f"at least on {min(RECALL_SAMPLE, len(self.columns))} sampled places"
+        )
 
 
 def search(
@@ -63,54 +78,81 @@ def search(
     settings: QuerySettings,
     progress: Callable[[int, int], None] | None = None,
 ) -> Neighbours:
-    """Find the neighbours of each vector among the live spots that are not excluded.
+    """Find the neighbours of each vector among the live spots that the settings allow.
+
+    With a quota a donor, each donor's best are found first and then the best of all of them,
+    which is what going down the whole list and passing over a donor whose quota is full gives.
 
     Raises
     ------
     EmptyAtlasError
-        If the exclusions leave nothing to search.
+        If the conditions leave nothing to search.
     """
-    excluded: dict[str, Sequence[str]] = {}
-    if settings.exclude_donors:
-        excluded[names.DONOR] = settings.exclude_donors
-    if settings.exclude_sections:
-        excluded[names.SECTION] = settings.exclude_sections
-    where = pinned.where.also(must_not=excluded)
-    if excluded and not atlas.count(pinned.collection, where):
-        raise EmptyAtlasError(
-            f"nothing is left without {', '.join(v for vs in excluded.values() for v in vs)}",
-            where=f"{atlas.location}/{pinned.collection}",
-            hint="exclude less, or index more sections",
-        )
-    exact = len(vectors) * float(pinned.manifest.spots) <= EXACT_PRODUCTS
+    conditions = conditions_of(settings)
+    where = where_of(pinned, settings)
+    refuse_empty(atlas, pinned, where, conditions)
+    if settings.search == AUTO:
+        exact = len(vectors) * float(pinned.manifest.spots) <= EXACT_PRODUCTS
+    else:
+        exact = settings.search == EXACT
     numbers: dict[str, int] = {}
     columns = np.full((len(vectors), k), -1, dtype=np.int32)
     scores = np.zeros((len(vectors), k), dtype=np.float32)
+    donors = None
+    if settings.per_donor is not None:
+        donors = list(atlas.facet(pinned.collection, names.DONOR, where))
 
-    def ask(rows: NDArray[np.int64], *, all_points: bool) -> list[list[str]]:
-        hits = atlas.query_batch(
-            pinned.collection, vectors[rows], using=key, limit=k, where=where, exact=all_points
-        )
-        if all_points is exact:
-            for row, ids, values in zip(rows, hits.ids, hits.scores, strict=True):
-                columns[row, : len(ids)] = [numbers.setdefault(i, len(numbers)) for i in ids]
-                scores[row, : len(ids)] = values
-        return hits.ids
+    def ask(rows: NDArray[np.int64], *, all_points: bool) -> Hits:
+        def best(among: Where, limit: int) -> Hits:
+            return atlas.query_batch(
+                pinned.collection,
+                vectors[rows],
+                using=key,
+                limit=limit,
+                where=among,
+                exact=all_points,
+            )
+
+        if donors is None:
+            return best(where, k)
+        most = min(k, settings.per_donor or k)
+        return _merged([best(where.also(must={names.DONOR: [d]}), most) for d in donors], k)
 
     for start in range(0, len(vectors), QUERIES_A_BATCH):
         rows = np.arange(start, min(start + QUERIES_A_BATCH, len(vectors)))
-        ask(rows, all_points=exact)
+        hits = ask(rows, all_points=exact)
+        for row, ids, values in zip(rows, hits.ids, hits.scores, strict=True):
+            columns[row, : len(ids)] = [numbers.setdefault(i, len(numbers)) for i in ids]
+            scores[row, : len(ids)] = values
         if progress is not None:
             progress(int(rows[-1]) + 1, len(vectors))
-    recall = 1.0
-    if not exact:
+    recalls = np.ones(1)
+    if not exact and len(vectors):
         sample = np.linspace(0, len(vectors) - 1, min(RECALL_SAMPLE, len(vectors))).astype(np.int64)
-        true = ask(sample, all_points=True)
+        true = ask(sample, all_points=True).ids
         table = list(numbers)
         found = [{table[c] for c in columns[row] if c >= 0} for row in sample]
-        shares = [len(f & set(t)) / max(len(t), 1) for f, t in zip(found, true, strict=True)]
-        recall = float(np.mean(shares))
-    return Neighbours(tuple(numbers), columns, scores, exact, recall)
+        recalls = np.array(
+            [len(f & set(t)) / max(len(t), 1) for f, t in zip(found, true, strict=True)]
+        )
+    return Neighbours(
+        tuple(numbers), columns, scores, exact, float(recalls.mean()), float(recalls.min())
+    )
+
+
+def _merged(parts: Sequence[Hits], k: int) -> Hits:
+    """Return the k best of each query over several answers, equal scores in order of id."""
+    ids: list[list[str]] = []
+    scores: list[NDArray[np.float32]] = []
+    for row in range(len(parts[0].ids)):
+        pairs = sorted(
+            (-float(score), identity)
+            for part in parts
+            for identity, score in zip(part.ids[row], part.scores[row], strict=True)
+        )[:k]
+        ids.append([identity for _, identity in pairs])
+        scores.append(np.array([-score for score, _ in pairs], dtype=np.float32))
+    return Hits(ids, scores)
 
 
 def weigh(

@@ -12,12 +12,15 @@ from bleepdb.imputation import METHODS
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bleepdb.querying.filters import Condition
     from bleepdb.tissue import Spots
 
 LOCAL: Final = "local"
 QUERY_METHODS: Final = (*METHODS, LOCAL)
 ALL, PREDICTABLE, MODEL = "all", "predictable", "model"
 GENE_CHOICES: Final = (ALL, PREDICTABLE, MODEL)
+AUTO, EXACT, APPROXIMATE = "auto", "exact", "approximate"
+SEARCHES: Final = (AUTO, EXACT, APPROXIMATE)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,13 @@ class QuerySettings:
         Whether the model's low-rank map is used.
     exclude_donors, exclude_sections
         Whose spots are not searched.
+    where
+        Further conditions on the spots that are searched (`bleepdb.querying.filters`).
+    per_donor
+        Most neighbours of a place that one donor may give; None for any number.
+    search
+        ``"exact"`` compares every place with every spot, ``"approximate"`` uses the search index,
+        ``"auto"`` takes the former up to 10^9 comparisons.
     genes
         ``"predictable"``, ``"model"``, ``"all"``, or names; None: those the card calls
         predictable, else the highest expressed ones, `MOST_GENES` at most.
@@ -61,6 +71,9 @@ class QuerySettings:
     denoise: bool = True
     exclude_donors: tuple[str, ...] = ()
     exclude_sections: tuple[str, ...] = ()
+    where: tuple[Condition, ...] = ()
+    per_donor: int | None = None
+    search: str = AUTO
     genes: str | tuple[str, ...] | None = None
     neighbour_sd: bool = False
     stride_um: float | None = None
@@ -74,6 +87,12 @@ class QuerySettings:
             )
         if self.k is not None and self.k < 1:
             raise InputError(f"{self.k} neighbours", hint="ask for 1 or more")
+        if self.per_donor is not None and self.per_donor < 1:
+            raise InputError(f"{self.per_donor} neighbours a donor", hint="allow 1 or more")
+        if self.search not in SEARCHES:
+            raise InputError(
+                f"unknown search {self.search!r}", hint=f"choose one of {', '.join(SEARCHES)}"
+            )
         if self.temperature is not None and not 0 < self.temperature < math.inf:
             raise InputError(f"temperature {self.temperature:g}", hint="give a positive number")
         if not 0 < self.ridge < math.inf:

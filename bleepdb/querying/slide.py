@@ -13,10 +13,11 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from bleepdb.atlas import fetch_profiles, get_panel, pin
-from bleepdb.errors import AtlasError, InputError, SpaceMismatchError
+from bleepdb.errors import AtlasError, SpaceMismatchError
 from bleepdb.imputation import Aggregator, smooth
 from bleepdb.places import adjacency
 from bleepdb.profiles import low_rank_of, reference_groups
+from bleepdb.querying.filters import conditions_of, refuse_unknown
 from bleepdb.querying.genes import choose_genes, refuse_genes
 from bleepdb.querying.output import CAUTION, FORMAT_VERSION, Imputed
 from bleepdb.querying.places import see
@@ -85,7 +86,7 @@ def query_slide(
     place = f"{atlas.location}/{collection}"
     panels = [get_panel(atlas, collection, digest) for digest in pinned.manifest.panels]
     refuse_genes(chosen.genes, model, panels, where=place)
-    _refuse_unknown(chosen, pinned, where=place)
+    refuse_unknown(atlas, pinned, conditions_of(chosen))
     chosen, warnings = _exclusions(query, chosen, model)
     places = see(query, model, chosen, progress=step("encoding tiles"))
     warnings += [*places.warnings, *_own_slide(places, pinned, chosen)]
@@ -119,7 +120,8 @@ def query_slide(
         "method": method, "k": k, "temperature": temperature, "smoothing": share,
         "max_upsampling": chosen.max_upsampling if math.isfinite(chosen.max_upsampling) else None,
         "denoise": low_rank is not None, "genes": len(genes), "exact_search": found.exact,
-        "recall": found.recall,
+        "recall": found.recall, "least_recall": found.least_recall,
+        "where": [str(condition) for condition in chosen.where],
     }  # fmt: skip
     facts: dict[str, Any] = {
         "atlas": atlas.location,
@@ -133,6 +135,7 @@ def query_slide(
         "slide_mpp": places.slide_mpp,
         "library_id": query.library,
         "settings": used,
+        "search": found.said,
         "in_training_donor": query.donor is not None and query.donor in model.training_donors,
         "warnings": warnings,
     }
@@ -192,22 +195,6 @@ def check_unchanged(atlas: Atlas, imputed: Imputed) -> None:
             where=f"{atlas.location}/{facts['collection']}",
             hint="run the query again",
         )
-
-
-def _refuse_unknown(settings: QuerySettings, pinned: Pinned, *, where: str) -> None:
-    """Refuse to exclude who is not there: a slip in a name would let a donor answer for itself."""
-    live = pinned.manifest.live
-    for what, asked, known in (
-        ("donor", settings.exclude_donors, {s.donor for s in live}),
-        ("section", settings.exclude_sections, {s.section for s in live}),
-    ):
-        unknown = [name for name in asked if name not in known]
-        if unknown:
-            raise InputError(
-                f"no {what} {unknown[0]!r:.80} to exclude",
-                where=where,
-                hint=f"there is {', '.join(sorted(known))}",
-            )
 
 
 def _exclusions(

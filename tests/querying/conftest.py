@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -43,3 +46,14 @@ def small(tmp_path_factory) -> Small:
     for section in sections[:2]:
         index_section(section, model, atlas, actor="test")
     return Small(sections, model, atlas)
+
+
+@pytest.fixture(scope="session")
+def atlas_lab():
+    """The made-up sections of the tests of the atlas."""
+    path = Path(__file__).parents[1] / "atlas" / "lab.py"
+    found = importlib.util.spec_from_file_location("bleepdb_tests_atlas_lab", path)
+    module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module
+    found.loader.exec_module(module)
+    return module

@@ -79,5 +79,5 @@ def test_excluded_donors_and_sections_do_not_answer(small, pinned):
             pinned.collection, list(found.ids), fields=["section"], with_vectors=False
         )
         assert {r.payload["section"] for r in answering} == {second}
-    with pytest.raises(EmptyAtlasError, match="nothing is left without"):
+    with pytest.raises(EmptyAtlasError, match="nothing is left to search"):
         ask(small, pinned, exclude_sections=tuple(sections))
