@@ -1,4 +1,4 @@
-"""The reference atlas: payload codec, manifest, and the exact and embedded stores.
+"""The reference atlas: payload codec, manifest, and the stores.
 
 Names load when they are first used (PEP 562): who needs only the exact atlas loads no engine.
 """
@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bleepdb.atlas.connection import Address, shown_url
 from bleepdb.errors import AtlasError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         publish_section,
         retract_section,
     )
+    from bleepdb.atlas.connection import Connection
     from bleepdb.atlas.embedded import EmbeddedAtlas
     from bleepdb.atlas.exact import ExactAtlas
     from bleepdb.atlas.manifest import LiveSection, LogEntry, Manifest, live_where
@@ -29,11 +31,15 @@ if TYPE_CHECKING:
     from bleepdb.atlas.payload import decode, decode_fields, encode, expression_fields
     from bleepdb.atlas.protocol import Atlas, CollectionSpec, Hits, Points, Record, Where
     from bleepdb.atlas.reading import Pinned, Profiles, fetch_profiles, pin, resolve
+    from bleepdb.atlas.snapshot import SnapshotAtlas
+    from bleepdb.atlas.snapshotting import write_snapshot
+    from bleepdb.atlas.server import ServerAtlas
     from bleepdb.atlas.sweeping import sweep, vacuum
 
 _HOMES = {
     "Atlas": "protocol",
     "CollectionSpec": "protocol",
+    "Connection": "connection",
     "EmbeddedAtlas": "embedded",
     "ExactAtlas": "exact",
     "Hits": "protocol",
@@ -45,6 +51,8 @@ _HOMES = {
     "Points": "protocol",
     "Profiles": "reading",
     "Record": "protocol",
+    "ServerAtlas": "server",
+    "SnapshotAtlas": "snapshot",
     "Where": "protocol",
     "decode": "payload",
     "decode_fields": "payload",
@@ -64,10 +72,12 @@ _HOMES = {
     "sweep": "sweeping",
     "vacuum": "sweeping",
     "vector_crc": "checks",
+    "write_snapshot": "snapshotting",
 }
 __all__ = [
     "Atlas",
     "CollectionSpec",
+    "Connection",
     "EmbeddedAtlas",
     "ExactAtlas",
     "Hits",
@@ -79,6 +89,8 @@ __all__ = [
     "Points",
     "Profiles",
     "Record",
+    "ServerAtlas",
+    "SnapshotAtlas",
     "Where",
     "decode",
     "decode_fields",
@@ -100,25 +112,39 @@ __all__ = [
     "sweep",
     "vacuum",
     "vector_crc",
+    "write_snapshot",
 ]
 
 MEMORY = "memory:"
+SNAPSHOT_SUFFIX = ".snapshot"
 # Slips such as http:/host are meant as URLs too, and may hold a key as well.
-_URL = re.compile(r"(?P<scheme>https?):/*|(?P<other>[A-Za-z][A-Za-z0-9+.-]*)://", re.IGNORECASE)
-_KINDS = "a folder (embedded) and memory: (exact) work in this version"
+_URL = re.compile(r"(?P<http>https?):/*|(?P<other>[A-Za-z][A-Za-z0-9+.-]*)://", re.IGNORECASE)
+_KINDS = (
+    "an atlas is a folder, a NAME.snapshot folder, a Qdrant server (http(s)://host:6333), "
+    "or memory:"
+)
 
 
-def open_atlas(location: str | Path, *, create: bool = False, lock_timeout: float = 10.0) -> Atlas:
+def open_atlas(
+    location: str | Path,
+    *,
+    create: bool = False,
+    lock_timeout: float = 10.0,
+    connection: Connection | None = None,
+) -> Atlas:
     """Open the atlas at a location; what the location looks like decides its kind.
 
     Parameters
     ----------
     location
-        A folder (embedded), or ``memory:`` (exact, new and empty).
+        A folder (embedded), ``http(s)://host[:port]`` (a Qdrant server), a ``.snapshot`` folder
+        (read-only), or ``memory:`` (exact, new and empty).
     create
         Make the folder an atlas if it is missing or empty.
     lock_timeout
         Seconds to wait for another process that has the folder open.
+    connection
+        Key, certificates and deadlines for a server; default: what the environment says.
 
     Raises
     ------
@@ -127,20 +153,36 @@ def open_atlas(location: str | Path, *, create: bool = False, lock_timeout: floa
     AtlasLockedError
         If another process holds it for longer; the message says which.
     AtlasError
-        If the location is of a kind that this version does not know, or the folder is no atlas.
+        If the location is of no known kind, the folder is no atlas, or the server cannot be used.
     """
     text = str(location)
     refuse_location(text)
+    opened: Atlas
     if text == MEMORY:
-        exact: Atlas = import_module("bleepdb.atlas.exact").ExactAtlas()
-        return exact
-    module = import_module("bleepdb.atlas.embedded")
-    embedded: Atlas = module.EmbeddedAtlas(Path(text), create=create, lock_timeout=lock_timeout)
-    return embedded
+        opened = import_module("bleepdb.atlas.exact").ExactAtlas()
+    elif is_url(text):
+        opened = import_module("bleepdb.atlas.server").ServerAtlas(text, connection)
+    elif is_snapshot(text):
+        opened = import_module("bleepdb.atlas.snapshot").SnapshotAtlas(Path(text))
+    else:
+        module = import_module("bleepdb.atlas.embedded")
+        opened = module.EmbeddedAtlas(Path(text), create=create, lock_timeout=lock_timeout)
+    return opened
+
+
+def is_url(location: str | Path) -> bool:
+    """Tell whether a location means a server."""
+    found = _URL.match(str(location))
+    return found is not None and found["http"] is not None
+
+
+def is_snapshot(location: str | Path) -> bool:
+    """Tell whether a location means a read-only snapshot."""
+    return not is_url(location) and str(location).rstrip("/").endswith(SNAPSHOT_SUFFIX)
 
 
 def refuse_location(location: str | Path) -> None:
-    """Refuse a location of a kind that this version does not know; nothing is opened.
+    """Refuse a location of no known kind, or a URL with a secret in it; nothing is opened.
 
     Raises
     ------
@@ -148,20 +190,16 @@ def refuse_location(location: str | Path) -> None:
         It does not repeat user information or parameters, which may hold a key.
     """
     text = str(location)
-    found = _URL.match(text)
-    if found is not None:
-        scheme = (found["scheme"] or found["other"]).lower()
-        rest = text[found.end() :]
-        host = re.split("[/?#]", rest)[0]
-        if "@" in rest and "@" not in host:
-            host = "@"  # user information that is not quoted as it should be may be cut anywhere
-        shown = f"{scheme}://{host.rpartition('@')[2]}"
-        what = "a Qdrant server" if scheme in {"http", "https"} else f"a location of kind {scheme}"
-        raise AtlasError(f"{what} cannot be an atlas yet", where=shown, hint=_KINDS)
-    if text.rstrip("/").endswith(".snapshot"):
-        raise AtlasError("a snapshot cannot be opened yet", where=text, hint=_KINDS)
     if not text:
         raise AtlasError("an empty location is no atlas", hint=_KINDS)
+    if is_url(text):
+        Address.parse(text)
+    elif found := _URL.match(text):
+        raise AtlasError(
+            f"a location of kind {found['other'].lower()} cannot be an atlas",
+            where=shown_url(text),
+            hint=_KINDS,
+        )
 
 
 def __getattr__(name: str) -> object:

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bleepdb.atlas import Atlas, CollectionSpec, LogEntry, Points, Where, vector_crc
+from bleepdb.atlas import Atlas, CollectionSpec, LogEntry, Points, Where, vector_crc, write_snapshot
 from bleepdb.errors import AtlasCorruptError, AtlasError, EmptyAtlasError, SpaceMismatchError
 
 SECTIONS = {"S1": ("D1", "I"), "S2": ("D1", "II"), "S3": ("D2", "II"), "S4": ("D3", None)}
@@ -33,10 +33,19 @@ def filled(atlas, lab):
     return fill(atlas, lab)
 
 
-@pytest.fixture(scope="module")
-def asked(shared_atlas, lab):
-    """A filled atlas that a test may ask, but not change."""
-    return fill(shared_atlas, lab)
+@pytest.fixture(scope="module", params=["itself", "snapshot"])
+def asked(request, shared_atlas, lab, tmp_path_factory):
+    """A filled atlas that a test may ask, but not change; and the snapshot of one of each kind."""
+    if request.param == "itself":
+        yield fill(shared_atlas, lab)
+        return
+    lab.prepare(shared_atlas)
+    for name, (donor, stage) in SECTIONS.items():
+        fields = {"stage": stage} if stage else {}
+        lab.publish(shared_atlas, name, donor=donor, spots=40, **fields)
+    path = tmp_path_factory.mktemp("snapshots") / "lab.snapshot"
+    with write_snapshot(shared_atlas, path, actor="test") as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,88 @@
+"""Folders that appear whole or not at all, and the room that they need."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from bleepdb.errors import AtlasError
+from bleepdb.files import fsync_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+RESERVE = 64 * 2**20  # bytes left free on a disk that others write to as well
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give a folder beside `path` to fill; on success it takes the name, on error it goes.
+
+    Raises
+    ------
+    AtlasError
+        If there is something of that name, or the folder cannot be written.
+    """
+    refuse_taken(path)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        part.mkdir(parents=True)
+        yield part
+        for folder, _, names in os.walk(part):
+            for name in names:
+                with open(os.path.join(folder, name), "rb+") as handle:  # noqa: PTH118, PTH123 - os.walk gives text
+                    os.fsync(handle.fileno())
+        refuse_taken(path)
+        part.rename(path)
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise AtlasError(
+            f"cannot be written ({error.strerror or error})",
+            where=path,
+            hint="see to the disk's space and the folder's permissions, then run again",
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def refuse_taken(path: Path) -> None:
+    """Refuse to write over what is there; an empty folder is as good as none.
+
+    Raises
+    ------
+    AtlasError
+        If there is a file, or a folder that holds something.
+    """
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if path.exists():
+        raise AtlasError("is there already", where=path, hint="name a new folder, or remove it")
+
+
+def check_room(path: Path, needed: int) -> None:
+    """Refuse to begin what the disk has no room for.
+
+    Parameters
+    ----------
+    path
+        What shall be written; it need not exist.
+    needed
+        Bytes.
+
+    Raises
+    ------
+    AtlasError
+        Before anything was written.
+    """
+    parent = next(p for p in path.absolute().parents if p.exists())
+    free, needed = shutil.disk_usage(parent).free, needed + RESERVE
+    if free < needed:
+        raise AtlasError(
+            f"{free // 2**20} MB are free on this disk and {needed // 2**20} MB are needed",
+            where=path,
+            hint="free some space; nothing was written",
+        )
