@@ -12,6 +12,7 @@ import pytest
 import zstandard
 
 from bleepdb.atlas import decode, decode_fields, expression_fields
+from bleepdb.atlas.digests import point_digest
 from bleepdb.errors import PayloadError
 
 GENES = 18_000
@@ -221,8 +222,16 @@ def test_an_arrow_bomb_is_refused_before_it_unfolds():
     assert peak < 200_000
 
 
-def test_thousands_of_mutations_are_refused_or_equal():
-    rng = np.random.default_rng(20260)
+def digest_of(fields, found):
+    """What `verify` compares with the manifest: the digest of a point with these counts."""
+    about = {"x_px": 1.0, "y_px": 2.0, "library_total": 10**6, "vcrc": 7, "section": "S1"}
+    identity = "19c440a3-0bfc-5987-a233-4d7194b69493"
+    return point_digest(identity, {**about, **fields}, {"image": np.ones(4, np.float32)}, *found)
+
+
+def mutate(turns, seed):
+    """Change a payload in six ways; each is refused, equal, or a forgery that a digest tells."""
+    rng = np.random.default_rng(seed)
     genes = np.sort(rng.choice(GENES, 400, replace=False))
     counts = rng.integers(1, 2000, 400)
     fields = expression_fields(genes, counts)
@@ -236,7 +245,8 @@ def test_thousands_of_mutations_are_refused_or_equal():
             made[rng.integers(min(most, len(made)))] ^= 1 << rng.integers(8)
         return bytes(made)
 
-    for turn in range(6000):
+    original = digest_of(fields, decode_fields(fields, n_genes=GENES))
+    for turn in range(turns):
         kind = turn % 6
         forged = False
         if kind == 0:
@@ -264,6 +274,32 @@ def test_thousands_of_mutations_are_refused_or_equal():
         else:
             assert forged, "an accident passed for another profile"
             assert int(found[1].sum(dtype=np.int64)) == fields["total"]
+            # Whoever can write valid checksums can write another profile: `verify` flags it.
+            assert digest_of({**fields, "expr": text}, found) != original
             different += 1
+    assert refused + equal + different == turns
+    return refused, equal, different
+
+
+def test_thousands_of_mutations_are_refused_or_equal():
+    refused, _, different = mutate(6000, 20260)
     assert refused > 4000
-    assert refused + equal + different == 6000
+    assert different > 0
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_mutations(capsys):
+    mutate(6, 0)  # what is allocated once and kept
+    tracemalloc.start()
+    try:
+        found = mutate(100_000, 20261)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    with capsys.disabled():
+        print(  # noqa: T201 - the figure is what the test is for
+            f"100,000 mutations: {found[0]} refused, {found[1]} equal, {found[2]} forged and told "
+            f"by their digest; peak {peak / 1e6:.2f} MB"
+        )
+    # A payload of this size may take 4 bytes a gene and a kilobyte; nothing grows over it.
+    assert peak < 1_000_000
