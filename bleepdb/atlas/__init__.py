@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from bleepdb.atlas.payload import decode, decode_fields, encode, expression_fields
     from bleepdb.atlas.protocol import Atlas, CollectionSpec, Hits, Points, Record, Where
     from bleepdb.atlas.reading import Pinned, Profiles, fetch_profiles, pin, resolve
+    from bleepdb.atlas.server import ServerAtlas
     from bleepdb.atlas.snapshot import SnapshotAtlas
     from bleepdb.atlas.snapshotting import write_snapshot
-    from bleepdb.atlas.server import ServerAtlas
     from bleepdb.atlas.sweeping import sweep, vacuum
 
 _HOMES = {

@@ -9,7 +9,8 @@ import numpy as np
 import qdrant_edge as engine
 
 from bleepdb.atlas import checks
-from bleepdb.atlas.protocol import Hits, Record
+from bleepdb.atlas.protocol import Record
+from bleepdb.atlas.ties import nearest
 from bleepdb.errors import AtlasCorruptError, AtlasError
 from bleepdb.names import VCRC
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bleepdb.atlas.protocol import CollectionSpec, Points, Where
+    from bleepdb.atlas.protocol import CollectionSpec, Hits, Points, Where
 
 POINTS_AT_ONCE = 1000
 QUERIES_AT_ONCE = 500
@@ -152,24 +153,21 @@ class Shard:
         exact: bool,
     ) -> Hits:
         """Nearest points of each row; equal scores in order of rising id."""
-        ids: list[list[str]] = []
-        scores: list[NDArray[np.float32]] = []
-        for start in range(0, len(queries), QUERIES_AT_ONCE):
-            rows = queries[start : start + QUERIES_AT_ONCE].astype(np.float32).tolist()
-            found = self._search(rows, using, limit + 1, where, exact)
-            for row, first in zip(rows, found, strict=True):
-                hits, asked = first, limit + 1
-                while len(hits) == asked and hits[-1].score == hits[limit - 1].score:
-                    # Points tie at the limit: see all of them, to keep those with the lowest ids.
-                    asked *= 2
-                    hits = self._search([row], using, asked, where, exact)[0]
-                best = sorted((-hit.score, str(hit.id)) for hit in hits)[:limit]
-                ids.append([identity for _, identity in best])
-                scores.append(np.array([-score for score, _ in best], dtype=np.float32))
-        return Hits(ids, scores)
+
+        def search(rows: Sequence[Sequence[float]], most: int) -> list[list[tuple[float, str]]]:
+            found = self._search(rows, using, most, where, exact)
+            return [[(hit.score, str(hit.id)) for hit in hits] for hits in found]
+
+        rows = queries.astype(np.float32).tolist()
+        return nearest(rows, limit, search, at_once=QUERIES_AT_ONCE)
 
     def _search(
-        self, rows: list[list[float]], using: str, limit: int, where: Where | None, exact: bool
+        self,
+        rows: Sequence[Sequence[float]],
+        using: str,
+        limit: int,
+        where: Where | None,
+        exact: bool,
     ) -> list[list[Any]]:
         with engine_errors("cannot be searched", self.place, AtlasCorruptError):
             condition = _filter(where)

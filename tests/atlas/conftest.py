@@ -1,26 +1,31 @@
-"""The made-up sections, and the two kinds of atlas that every question is put to."""
+"""The made-up sections, and the kinds of atlas that every question is put to.
+
+The `server` kind is a real server where QDRANT_URL names one, else the wire face of `tests/wire`.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from bleepdb.atlas import EmbeddedAtlas, ExactAtlas
+from bleepdb.atlas import Connection, EmbeddedAtlas, ExactAtlas, ServerAtlas
 
 
-def _lab():
-    path = Path(__file__).with_name("lab.py")
-    found = importlib.util.spec_from_file_location("bleepdb_tests_atlas_lab", path)
+def _load(path, name):
+    found = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(found)
     sys.modules[found.name] = module
     found.loader.exec_module(module)
     return module
 
 
-LAB = _lab()
+LAB = _load(Path(__file__).with_name("lab.py"), "bleepdb_tests_atlas_lab")
+RUNNING = _load(Path(__file__).parents[1] / "wire" / "running.py", "bleepdb_tests_wire_running")
 
 
 @pytest.fixture(scope="session")
@@ -28,25 +33,84 @@ def lab():
     return LAB
 
 
-KINDS = ["exact", "embedded"]  # a server joins here when there is one
+KINDS = ["exact", "embedded", pytest.param("server", marks=pytest.mark.wire)]
+REAL = os.environ.get("QDRANT_URL")
+STORES = itertools.count()
+QUICK = {"deadline_s": 20.0, "timeout_s": 10.0}
 
 
-def make(kind, folder):
+class Servers:
+    """Where tests find a server that is theirs alone: the face gives each a store of its own."""
+
+    def __init__(self, folder):
+        self._folder, self._face = folder, None
+        self.filled_by = None  # which module's data a real server holds
+
+    @property
+    def face(self):
+        if self._face is None:
+            document = RUNNING.openapi_document()
+            judged = [] if document is None else ["--openapi", str(document)]
+            self._face = RUNNING.Face(self._folder, *judged)
+        return self._face
+
+    def open(self):
+        if REAL is None:
+            return ServerAtlas(f"{self.face.url}/t{next(STORES)}", Connection(**QUICK))
+        made = ServerAtlas(REAL)
+        empty(made)
+        self.filled_by = None
+        return made
+
+    def check(self):
+        """Require that every exchange so far was as the OpenAPI document says."""
+        if self._face is not None:
+            violations = self._face.state()["violations"]
+            assert not violations, violations[:5]
+
+    def stop(self):
+        if self._face is not None:
+            self._face.__exit__()
+
+
+def empty(atlas):
+    for name in atlas.collections():
+        if name.startswith(("bleepdb_breast", "bleepdb_lung")):
+            atlas.drop(name)
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory):
+    made = Servers(tmp_path_factory.mktemp("face"))
+    yield made
+    made.stop()
+
+
+def make(kind, folder, request):
+    if kind == "server":
+        return request.getfixturevalue("servers").open()
     return ExactAtlas() if kind == "exact" else EmbeddedAtlas(folder / "atlas", create=True)
 
 
 @pytest.fixture(params=KINDS)
 def atlas(request, tmp_path):
     """Each kind of atlas, new and empty."""
-    with make(request.param, tmp_path) as made:
+    with make(request.param, tmp_path, request) as made:
         yield made
+    if request.param == "server":
+        servers = request.getfixturevalue("servers")
+        servers.check()
+        if REAL is not None:
+            servers.open().close()  # which empties it
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def shared_atlas(request, tmp_path_factory):
     """Each kind of atlas, one for a whole file: for questions that change nothing."""
-    with make(request.param, tmp_path_factory.mktemp(request.param)) as made:
+    with make(request.param, tmp_path_factory.mktemp(request.param), request) as made:
         yield made
+    if request.param == "server":
+        request.getfixturevalue("servers").check()
 
 
 @pytest.fixture
