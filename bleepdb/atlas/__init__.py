@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from bleepdb.atlas.commit import (
         Outcome,
         note_copy,
-        point_id,
         prepare_collection,
         publish_section,
         retract_section,
@@ -34,7 +33,9 @@ if TYPE_CHECKING:
     from bleepdb.atlas.server import ServerAtlas
     from bleepdb.atlas.snapshot import SnapshotAtlas
     from bleepdb.atlas.snapshotting import write_snapshot
+    from bleepdb.atlas.staging import point_id
     from bleepdb.atlas.sweeping import sweep, vacuum
+    from bleepdb.atlas.verifying import verify
 
 _HOMES = {
     "Atlas": "protocol",
@@ -63,7 +64,7 @@ _HOMES = {
     "live_where": "manifest",
     "note_copy": "commit",
     "pin": "reading",
-    "point_id": "commit",
+    "point_id": "staging",
     "prepare_collection": "commit",
     "publish_section": "commit",
     "put_panel": "panels",
@@ -72,6 +73,7 @@ _HOMES = {
     "sweep": "sweeping",
     "vacuum": "sweeping",
     "vector_crc": "checks",
+    "verify": "verifying",
     "write_snapshot": "snapshotting",
 }
 __all__ = [
@@ -112,6 +114,7 @@ __all__ = [
     "sweep",
     "vacuum",
     "vector_crc",
+    "verify",
     "write_snapshot",
 ]
 
