@@ -26,7 +26,7 @@ def check_fit(section: Section, model: Model) -> Match:
     Raises
     ------
     SectionError
-        If it has no image, or shares too few genes with the model.
+        If it has no image, is of another species, or shares too few genes with the model.
     """
     found = section.panel.match(model.panel)
     if section.slide_path is None:
@@ -34,6 +34,13 @@ def check_fit(section: Section, model: Model) -> Match:
             f"section {section.section} has no image",
             where=section.source,
             hint="name the H&E slide in the sheet's image column",
+        )
+    if model.panel.species_seen and section.species not in model.panel.species_seen:
+        of = ", ".join(sorted(model.panel.species_seen))
+        raise SectionError(
+            f"section {section.section} is of {section.species}, the model's genes are of {of}",
+            where=section.source,
+            hint=f"use a model that was trained on {section.species}",
         )
     if len(found) < LEAST_SHARED * len(model.panel):
         raise SectionError(
