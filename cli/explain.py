@@ -10,10 +10,11 @@ import typer
 
 from bleepdb.errors import InputError
 
-from .inputs import LockTimeoutOption
+from .connecting import OPENING, Opening, connected
 from .render import log, note, out, print_json, table
 
 
+@connected
 def explain(
     imputed: Annotated[
         Path, typer.Argument(help="The .h5ad of `bleepdb query`.", show_default=False)
@@ -31,11 +32,10 @@ def explain(
     most: Annotated[
         int, typer.Option("--most", min=0, help="Reference spots to list; 0 for all.")
     ] = 15,
-    lock_timeout: LockTimeoutOption = 10.0,
+    opening: Opening = OPENING,
     as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
 ) -> None:
     """Show which spots and donors a value comes from, and recompute it from their counts."""
-    from bleepdb.atlas import open_atlas
     from bleepdb.explaining import explain as explain_pairs
     from bleepdb.explaining import find_gene, find_tile
     from bleepdb.indexing import model_of
@@ -53,7 +53,8 @@ def explain(
         )
     row = find_tile(opened, at=None if at is None else _place(at), tile=tile)
     pairs = [(row, find_gene(opened, name)) for name in gene]
-    with open_atlas(atlas or facts["atlas"], lock_timeout=lock_timeout) as place:
+    named_by = imputed if atlas is None else None
+    with opening.open(atlas or facts["atlas"], named_by=named_by) as place:
         model = model_of(place, facts["collection"])
         explained = explain_pairs(opened, model, place, pairs)
     if as_json:

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from .connecting import OPENING, Opening, connected
 from .inputs import (
     AtlasOption,
     DonorOption,
     ImageOption,
-    LockTimeoutOption,
     MinCountsOption,
     MinGenesOption,
     SectionOption,
@@ -21,13 +21,13 @@ from .inputs import (
     UpsamplingOption,
     load_all,
     most_upsampling,
-    refuse_place,
     rows_of,
     without,
 )
 from .render import bar, note, out, print_json, table
 
 
+@connected
 def index(
     sheet: SheetArgument,
     atlas: AtlasOption,
@@ -52,7 +52,7 @@ def index(
     min_counts: MinCountsOption = 10,
     min_genes: MinGenesOption = 5,
     allow_upsampling: UpsamplingOption = False,
-    lock_timeout: LockTimeoutOption = 10.0,
+    opening: Opening = OPENING,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Grow an atlas: encode each spot and publish each section whole.
@@ -61,12 +61,10 @@ def index(
     one step. Sections of one tissue share a collection.
     """
     from bleepdb.admission import check_fields, check_sections
-    from bleepdb.atlas import open_atlas, refuse_location
     from bleepdb.encoders import load_model
     from bleepdb.indexing import index_section
 
-    refuse_location(atlas)
-    refuse_place(Path(atlas))
+    opening.check_writable(atlas)
     rows = without(
         rows_of(sheet, section=section, donor=donor, tissue=tissue, image=image),
         sections=exclude_section or (),
@@ -79,7 +77,7 @@ def index(
     most = most_upsampling(allowed=allow_upsampling)
     check_sections(sections, trained, max_upsampling=most)
     done = []
-    with open_atlas(atlas, create=True, lock_timeout=lock_timeout) as place:
+    with opening.open(atlas, create=True) as place:
         for one in sections:
             with bar(f"indexing {one.section}") as move:
                 done.append(

@@ -34,7 +34,11 @@ SlideMppOption = Annotated[
 AtlasOption = Annotated[
     str,
     typer.Option(
-        "--atlas", envvar="BLEEPDB_ATLAS", help="Folder of the atlas.", show_default=False
+        "--atlas",
+        envvar="BLEEPDB_ATLAS",
+        help="The atlas: a folder, a Qdrant server (http(s)://host:6333), or a read-only "
+        "NAME.snapshot folder.",
+        show_default=False,
     ),
 ]
 LockTimeoutOption = Annotated[

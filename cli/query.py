@@ -10,9 +10,9 @@ import typer
 
 from bleepdb.errors import GeneError, InputError
 
+from .connecting import OPENING, Opening, connected
 from .inputs import (
     AtlasOption,
-    LockTimeoutOption,
     SlideMppOption,
     UpsamplingOption,
     gene_file,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+@connected
 def query(
     slide: Annotated[Path, typer.Argument(help="The H&E slide.", show_default=False)],
     atlas: AtlasOption,
@@ -113,7 +114,7 @@ def query(
         str | None, typer.Option("--library-id", help="Name of the slide in the output.")
     ] = None,
     allow_upsampling: UpsamplingOption = False,
-    lock_timeout: LockTimeoutOption = 10.0,
+    opening: Opening = OPENING,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
     """Impute gene expression on a slide from the measured spots of an atlas.
@@ -128,7 +129,7 @@ def query(
         raise InputError("no such slide", where=slide, hint="check the path")
     named = gene_file(genes)
     refuse_output(out, reads=(slide, spots, named))
-    from bleepdb.atlas import open_atlas, resolve
+    from bleepdb.atlas import resolve
     from bleepdb.encoders import load_model
     from bleepdb.indexing import model_of
     from bleepdb.querying import (
@@ -164,7 +165,7 @@ def query(
         library_id=library_id,
         donor=donor,
     )
-    with open_atlas(atlas, lock_timeout=lock_timeout) as place, ExitStack() as bars:
+    with opening.open(atlas) as place, ExitStack() as bars:
         collection = resolve(place, tissue)
         used = model_of(place, collection) if model is None else load_model(model)
 
