@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import socket
 from array import array
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from bleepdb.atlas.commit import note_copy
+from bleepdb.atlas.copies import local_place, note_where_possible
 from bleepdb.atlas.manifest import SNAPSHOT, live_where
 from bleepdb.atlas.panels import FOLDER as PANELS
 from bleepdb.atlas.panels import panel_blob
@@ -33,8 +31,7 @@ from bleepdb.atlas.tables import (
     ID,
     NUMBERS,
     check_record,
-    further_fields,
-    listed,
+    further_pairs,
     stored_schema,
     vector_column,
 )
@@ -48,8 +45,6 @@ if TYPE_CHECKING:
 
     from bleepdb.atlas.manifest import Manifest
     from bleepdb.atlas.protocol import Atlas, Record
-
-log = logging.getLogger(__name__)
 
 POINTS_AT_ONCE = 500
 BYTES_A_GENE = 1.5  # of packed text; schemas/bdb1.md says 1.2
@@ -124,21 +119,10 @@ def write_snapshot(
         SnapshotAtlas(part).close()
         # Noted before it is there: a note too many is better than a copy that nobody knows of.
         for manifest in manifests:
-            note_where_possible(atlas, manifest.collection, SNAPSHOT, path, actor=actor)
+            note_where_possible(
+                atlas, manifest.collection, SNAPSHOT, local_place(path), actor=actor
+            )
     return SnapshotAtlas(path)
-
-
-def note_where_possible(
-    atlas: Atlas, collection: str, kind: str, path: Path, *, actor: str
-) -> None:
-    """Note a copy in the manifest of an atlas that can be written."""
-    if atlas.kind == "snapshot":
-        return
-    where = f"{socket.gethostname()}:{path.absolute()}"
-    try:
-        note_copy(atlas, collection, kind, where, actor=actor)
-    except AtlasError as error:  # such as a key that may only read
-        log.warning("a retraction will not know of %s: %s", path, error)
 
 
 def _manifests(atlas: Atlas, collections: Sequence[str] | None) -> list[Manifest]:
@@ -176,7 +160,6 @@ class _Columns:
 
     def __init__(self, folder: Path, manifest: Manifest, stack: ExitStack) -> None:
         self.folder, self.manifest = folder, manifest
-        self.fields = listed(manifest.keyword_fields)
         self.schema = stored_schema(manifest.vectors, manifest.keyword_fields)
         self.rows = 0
         self.small: dict[str, list[pa.Array]] = {}
@@ -197,10 +180,7 @@ class _Columns:
         self._keep(ID, [r.id for r in records])
         for name in (BARCODE, *NUMBERS):
             self._keep(name, [p[name] for p in payloads])
-        further = [
-            [(k, v) for k, v in further_fields(p).items() if k not in self.fields] for p in payloads
-        ]
-        self._keep(FURTHER, [pairs or None for pairs in further])
+        self._keep(FURTHER, [further_pairs(p, self.schema) for p in payloads])
         for name, (codes, rows) in self.coded.items():
             field = name.removeprefix("field.")
             values = (p.get(field) for p in payloads)

@@ -105,22 +105,15 @@ def stored_schema(vectors: Mapping[str, int], keyword_fields: Sequence[str]) -> 
     )
 
 
-def decoded_schema(vectors: Mapping[str, int], fields: Sequence[str]) -> pa.Schema:
-    """Return the schema of points with decoded counts.
-
-    Parameters
-    ----------
-    vectors
-        Vector name -> dimension.
-    fields
-        Further fields of the points: columns of the sample sheet.
-    """
+def decoded_schema(vectors: Mapping[str, int], keyword_fields: Sequence[str]) -> pa.Schema:
+    """Return the schema of points with decoded counts; parameters as `stored_schema`."""
     return pa.schema(
         [
             _full(ID, pa.string()),
             *(_full(name, pa.string()) for name in (*TEXTS, BARCODE)),
-            *(pa.field(field_column(name), pa.string()) for name in sorted(fields)),
+            *(pa.field(field_column(name), pa.string()) for name in listed(keyword_fields)),
             *(_full(name, kind) for name, kind in NUMBERS.items()),
+            pa.field(FURTHER, pa.map_(pa.string(), pa.string())),
             *_vectors(vectors),
             _full(GENES, pa.list_(_full("item", pa.uint32()))),
             _full(COUNTS, pa.list_(_full("item", pa.uint32()))),
@@ -133,9 +126,10 @@ def listed(keyword_fields: Iterable[str]) -> list[str]:
     return sorted(set(keyword_fields) - RESERVED_FIELDS)
 
 
-def further_fields(payload: Mapping[str, Any]) -> dict[str, str]:
-    """Return the fields of a payload that are columns of the sample sheet."""
-    return {k: v for k, v in payload.items() if k not in RESERVED_FIELDS}
+def further_pairs(payload: Mapping[str, Any], schema: pa.Schema) -> list[tuple[str, str]] | None:
+    """Return the fields of a payload that have no column of their own; None where there is none."""
+    own = set(schema.names)
+    return [(k, v) for k, v in payload.items() if field_column(k) not in own and k != EXPR] or None
 
 
 def check_record(record: Record, vectors: Mapping[str, int], *, where: str) -> None:
@@ -185,6 +179,9 @@ def decoded_batch(
             made[field.name] = pa.ListArray.from_arrays(
                 pa.array(ends), pa.array(np.concatenate(parts)), type=field.type
             )
+        elif field.name == FURTHER:
+            pairs = [further_pairs(r.payload, schema) for r in records]
+            made[FURTHER] = pa.array(pairs, field.type)
         elif field.name != ID:
             name = field.name.removeprefix("field.")
             made[field.name] = pa.array([r.payload.get(name) for r in records], field.type)
@@ -198,10 +195,8 @@ def matrix(column: pa.Array, size: int) -> NDArray[np.float32]:
     return made
 
 
-def decoded_points(
-    batch: pa.RecordBatch, *, where: str
-) -> tuple[Points, list[tuple[NDArray[np.uint32], NDArray[np.uint32]]]]:
-    """Read what `decoded_batch` made: points to write, and their genes and counts.
+def decoded_points(batch: pa.RecordBatch, *, where: str) -> Points:
+    """Read what `decoded_batch` made: points to write.
 
     Raises
     ------
@@ -219,8 +214,12 @@ def decoded_points(
     ids: list[str] = batch.column(ID).to_pylist()
     genes, counts = _lists(batch.column(GENES)), _lists(batch.column(COUNTS))
     payloads = []
-    for identity, places, values, *row in zip(ids, genes, counts, *columns, strict=True):
+    further = batch.column(FURTHER).to_pylist()
+    for identity, places, values, more, *row in zip(
+        ids, genes, counts, further, *columns, strict=True
+    ):
         payload = {k: v for k, v in zip(keys, row, strict=True) if v is not None}
+        payload |= dict(more or ())
         try:
             payload[EXPR] = encode(places, values, codec=payload[CODEC])
         except PayloadError as error:
@@ -230,7 +229,7 @@ def decoded_points(
                 f"point {identity}: its counts do not add up to its 'nnz' and 'total'", where=where
             )
         payloads.append(payload)
-    return Points(ids, vectors, payloads), list(zip(genes, counts, strict=True))
+    return Points(ids, vectors, payloads)
 
 
 def _lists(column: pa.ListArray) -> list[NDArray[np.uint32]]:

@@ -36,7 +36,7 @@ from bleepdb.names import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from bleepdb.atlas.manifest import LiveSection, Manifest
     from bleepdb.atlas.protocol import Atlas, Record
@@ -144,7 +144,11 @@ class _Findings:
 
 
 def verify(
-    atlas: Atlas, collection: str, *, progress: Callable[[int, int], None] | None = None
+    atlas: Atlas,
+    collection: str,
+    sections: Collection[str] | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Read a collection again, whole, and collect all that is wrong with it.
 
@@ -159,6 +163,8 @@ def verify(
         Any kind.
     collection
         Full name.
+    sections
+        Read the points of these sections alone; of all where None.
     progress
         Called with (points done, points).
 
@@ -179,18 +185,24 @@ def verify(
     panels = _check_panels(atlas, manifest, found)
     _check_model(atlas, manifest, found)
     _check_aliases(atlas, manifest, found)
-    sections: list[SectionReport] = []
+    chosen = [s for s in manifest.live if sections is None or s.section in sections]
+    reports: list[SectionReport] = []
     if _check_revisions(atlas, manifest, found):
         _check_indexes(atlas, manifest, found)
         done = 0
-        for live in manifest.live:
-            reader = _Section(atlas, manifest, live, panels, found)
-            sections.append(reader.report(progress, done))
+        total = sum(live.spots for live in chosen)
+        for live in chosen:
+
+            def move(n: int, before: int = done) -> None:
+                if progress is not None:
+                    progress(before + n, total)
+
+            reports.append(_Section(atlas, manifest, live, panels, found).report(move))
             done += live.spots
     return Report(
         collection,
         manifest.generation,
-        tuple(sections),
+        tuple(reports),
         tuple(found.faults),
         tuple(found.notes),
         found.number - len(found.faults),
@@ -320,7 +332,7 @@ class _Section:
         self.fields: set[str] = set()  # columns of the sample sheet in its points
         self.whole = True  # whether each point could be digested
 
-    def report(self, progress: Callable[[int, int], None] | None, before: int) -> SectionReport:
+    def report(self, move: Callable[[int], None]) -> SectionReport:
         earlier, number = self.found.number, 0
         collection, live = self.manifest.collection, self.live
         mine = Where(must={REV: [live.revision]})
@@ -332,8 +344,7 @@ class _Section:
             for batch in ids:
                 self._read([r.id for r in batch])
                 number += len(batch)
-                if progress is not None:
-                    progress(before + number, self.manifest.spots)
+                move(number)
             if number != counted:
                 self._fault(f"{number} points can be listed and {counted} are counted")
         except AtlasError as error:
