@@ -86,7 +86,7 @@ def show_growth(report: GrowthReport) -> None:
     orders = len(report.folds[0])
     columns = (
         "sections", "donors", "spots", "grown", "retrained", "grown - retrained",
-        "gain, grown", "gain, retrained", "SD over orders",
+        "grown - frozen", "SD over orders",
     )  # fmt: skip
     for key in report.shown_sets or report.sets:
         rows = []
@@ -100,9 +100,8 @@ def show_growth(report: GrowthReport) -> None:
                     f"{step.spots:,.0f}",
                     _level(point.grown),
                     _level(point.retrained),
-                    "frozen" if first else _change(point.difference),
-                    "-" if first else _change(point.grown_gain),
-                    "-" if first else _change(point.retrained_gain),
+                    "-" if first else _change(point.difference),
+                    "frozen" if first else _change(point.grown_gain),
                     f"{point.grown_spread:.3f}, {point.retrained_spread:.3f}",
                 )
             )

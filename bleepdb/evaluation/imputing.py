@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from bleepdb.imputation import Aggregator, Group, LowRank, effective_weights, nearest, smooth
 from bleepdb.names import EXPRESSION
 from bleepdb.places import adjacency
-from bleepdb.profiles import low_rank_of, normalised
+from bleepdb.profiles import low_rank_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,21 +116,19 @@ def _keys(model: Model, section: PairedSection) -> NDArray[np.float32]:
 
 
 def _groups(model: Model, references: Sequence[PairedSection]) -> tuple[Group, ...]:
-    """Group the references by panel; the columns are their order."""
+    """Group the references by the genes that they share with the model; columns in their order."""
     ends = list(accumulate((len(s) for s in references), initial=0))
-    parts: dict[str, list[tuple[PairedSection, NDArray[np.int64]]]] = {}
+    alike: dict[str, list[tuple[Panel, sp.csr_matrix, NDArray[np.int64]]]] = {}
     for section, (start, end) in zip(references, pairwise(ends), strict=True):
+        shared = model.panel.take(np.sort(section.panel.match(model.panel).right))
+        values = sp.csr_matrix(section.profiles_on(shared))
         columns = np.arange(start, end, dtype=np.int64)
-        parts.setdefault(section.panel.digest, []).append((section, columns))
+        alike.setdefault(shared.digest, []).append((shared, values, columns))
     return tuple(
         Group(
-            alike[0][0].panel,
-            np.concatenate([columns for _, columns in alike]),
-            normalised(
-                sp.vstack([s.counts for s, _ in alike], format="csr"),
-                alike[0][0].panel,
-                model.panel,
-            ),
+            parts[0][0],
+            np.concatenate([columns for _, _, columns in parts]),
+            sp.vstack([values for _, values, _ in parts], format="csr"),
         )
-        for alike in parts.values()
+        for parts in alike.values()
     )
