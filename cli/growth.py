@@ -82,32 +82,31 @@ def evaluate_growth(
 
 def show_growth(report: GrowthReport) -> None:
     """Show one table a gene set, and the one sentence."""
+    from bleepdb.evaluation.growth_report import GROWN, KINDS, PLAIN
+
     held = ", ".join(walks[0].split.name for walks in report.folds)
     orders = len(report.folds[0])
     columns = (
-        "sections", "donors", "spots", "grown", "retrained", "grown - retrained",
-        "grown - frozen", "SD over orders",
+        "sections", "donors", "spots", "grown", "grown, no low-rank map", "retrained",
+        "grown - retrained", "no low-rank map - retrained",
     )  # fmt: skip
     for key in report.shown_sets or report.sets:
         rows = []
         for step in report.curve:
-            point = step.sets[key]
-            first = step is report.curve[0]
+            at = step.sets[key]
             rows.append(
                 (
                     f"{step.sections:.3g}",
                     f"{step.donors:.3g}",
                     f"{step.spots:,.0f}",
-                    _level(point.grown),
-                    _level(point.retrained),
-                    "-" if first else _change(point.difference),
-                    "frozen" if first else _change(point.grown_gain),
-                    f"{point.grown_spread:.3f}, {point.retrained_spread:.3f}",
+                    *(f"{at[k].pcc.value:.3f} ±{at[k].spread:.3f}" for k in KINDS),
+                    "(frozen)" if step is report.curve[0] else _change(at[GROWN].lead),
+                    _change(at[PLAIN].lead),
                 )
             )
         out.print(
             table(
-                f"{key}: mean PCC per gene as {report.settings.by}s are added "
+                f"{key}: mean PCC per gene as {report.settings.by}s are added, ±SD over orders "
                 f"(held out: {held}; {orders} order{'s' if orders > 1 else ''} each)",
                 columns,
                 rows,
@@ -119,22 +118,23 @@ def show_growth(report: GrowthReport) -> None:
 
 def draw_growth(report: GrowthReport, path: Path) -> None:
     """Draw the curves of the sets that the tables show."""
+    from bleepdb.evaluation.growth_report import GROWN, PLAIN, RETRAINED
     from bleepdb.view import score_curves
 
-    keys = report.shown_sets or report.sets
-    points = {key: [step.sets[key] for step in report.curve] for key in keys}
+    labels = {
+        "retrained on all of them": RETRAINED,
+        "grown, not retrained": GROWN,
+        "grown, no low-rank map": PLAIN,
+    }
+    points = {
+        key: [step.sets[key] for step in report.curve] for key in report.shown_sets or report.sets
+    }
     score_curves(
         [step.added for step in report.curve],
         {
             key: {
-                "retrained on all of them": (
-                    [p.retrained.value for p in found],
-                    [p.retrained_spread for p in found],
-                ),
-                "grown, not retrained": (
-                    [p.grown.value for p in found],
-                    [p.grown_spread for p in found],
-                ),
+                label: ([at[kind].pcc.value for at in found], [at[kind].spread for at in found])
+                for label, kind in labels.items()
             }
             for key, found in points.items()
         },
@@ -142,12 +142,8 @@ def draw_growth(report: GrowthReport, path: Path) -> None:
         title=f"Held-out score as {report.settings.by}s are added to the atlas "
         "(bands: SD over orders)",
         x_label=f"{report.settings.by}s in the atlas",
-        floors={key: ("frozen atlas", found[0].grown.value) for key, found in points.items()},
+        floors={key: ("frozen atlas", found[0][GROWN].pcc.value) for key, found in points.items()},
     )
-
-
-def _level(found: Estimate) -> str:
-    return f"{found.value:.3f} [{found.low:.2f},{found.high:.2f}]"
 
 
 def _change(found: Estimate) -> str:

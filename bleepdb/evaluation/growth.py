@@ -107,14 +107,16 @@ class Step:
         In the atlas, in the order of the sheet.
     donors, spots
         How many are in the atlas.
-    grown, retrained
-        Scores of the first step's model and of one fitted on `sections`.
+    grown, plain, retrained
+        Scores of the first step's model with and without its low-rank map on genes, and of a model
+        fitted on `sections`.
     """
 
     sections: tuple[str, ...]
     donors: int
     spots: int
     grown: Score
+    plain: Score
     retrained: Score
 
 
@@ -185,12 +187,13 @@ class _Plan:
 
 
 class _Run(NamedTuple):
-    """What decides a score: what is fitted on, what is in the atlas, what asks, whose genes."""
+    """What decides a score: fitted on what, in the atlas, who asks, whose genes, which values."""
 
     trained_on: frozenset[str]
     atlas: frozenset[str]
     held_out: str
     first: frozenset[str]
+    denoise: bool = True
 
 
 @dataclass(frozen=True)
@@ -258,7 +261,7 @@ def grow(
     plans = _plans(pairs, settings)
     jobs: dict[frozenset[str], dict[_Run, None]] = {}
     for plan in plans:
-        for run in (r for step in plan.steps for r in _both(plan, step)):
+        for run in (r for step in plan.steps for r in _runs(plan, step)):
             jobs.setdefault(run.trained_on, {})[run] = None
     contexts = {(p.split.name, p.steps[0]): p.split for p in plans}
     truths = {
@@ -277,7 +280,7 @@ def grow(
                 target = _target(pairs, run.atlas, split_of[run.held_out])
                 found[place] = retrieve(model, target.inside.sections, target.outside.sections)
             truth = truths[run.held_out, run.first]
-            scores[run] = truth.score(found[place].values(truth.genes))
+            scores[run] = truth.score(found[place].values(truth.genes, denoise=run.denoise))
         if progress is not None:
             progress(done + 1, len(jobs))
     return [_walk(pairs, plan, scores) for plan in plans]
@@ -287,10 +290,14 @@ def _target(pairs: Pairs, atlas: frozenset[str], split: Split) -> Target:
     return Target(pairs.subset(tuple(atlas)), pairs.subset(split.test))
 
 
-def _both(plan: _Plan, step: frozenset[str]) -> tuple[_Run, _Run]:
-    """Grown and retrained; at the first step the two are one."""
-    first = plan.steps[0]
-    return _Run(first, step, plan.split.name, first), _Run(step, step, plan.split.name, first)
+def _runs(plan: _Plan, step: frozenset[str]) -> tuple[_Run, _Run, _Run]:
+    """Grown, plain and retrained; at the first step the first and the last are one."""
+    first, name = plan.steps[0], plan.split.name
+    return (
+        _Run(first, step, name, first),
+        _Run(first, step, name, first, denoise=False),
+        _Run(step, step, name, first),
+    )
 
 
 def _plans(pairs: Pairs, settings: GrowthSettings) -> list[_Plan]:
@@ -313,7 +320,7 @@ def _plans(pairs: Pairs, settings: GrowthSettings) -> list[_Plan]:
 def _walk(pairs: Pairs, plan: _Plan, scores: Mapping[_Run, Score]) -> Walk:
     steps = []
     for step in plan.steps:
-        grown, retrained = (scores[run] for run in _both(plan, step))
         atlas = pairs.subset(tuple(step))
-        steps.append(Step(atlas.names, len(atlas.donors), len(atlas), grown, retrained))
+        found = (scores[run] for run in _runs(plan, step))
+        steps.append(Step(atlas.names, len(atlas.donors), len(atlas), *found))
     return Walk(plan.split, plan.order, tuple(steps))

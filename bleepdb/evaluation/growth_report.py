@@ -26,8 +26,10 @@ FORMAT: Final = "bleepdb-growth"
 VERSION: Final = 1
 FEWEST_DONORS: Final = 5
 GROWN: Final = "grown"
+PLAIN: Final = "plain"
 RETRAINED: Final = "retrained"
-Kind = Literal["grown", "retrained"]
+Kind = Literal["grown", "plain", "retrained"]
+KINDS: Final[tuple[Kind, ...]] = (GROWN, PLAIN, RETRAINED)
 
 
 @dataclass(frozen=True)
@@ -44,36 +46,31 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Point:
-    """One gene set at one step, in the mean over what is held out and over orders.
+class At:
+    """One kind of model at one step, in the mean over what is held out and over orders.
 
     Attributes
     ----------
-    grown, retrained
+    pcc
         Mean PCC.
-    difference
-        Grown less retrained, paired.
-    grown_gain, retrained_gain
-        Over the frozen atlas, which is the first step.
-    grown_spread, retrained_spread
+    gain
+        Over the frozen atlas, which is what was grown at the first step.
+    lead
+        Over the retrained model.
+    spread
         SD over the orders of one held-out group (root mean square over those groups); 0 where
         there is one order.
     """
 
-    grown: Estimate
-    retrained: Estimate
-    difference: Estimate
-    grown_gain: Estimate
-    retrained_gain: Estimate
-    grown_spread: float
-    retrained_spread: float
+    pcc: Estimate
+    gain: Estimate
+    lead: Estimate
+    spread: float
 
     def to_json(self) -> dict[str, Any]:
         """Return all numbers under their names."""
-        return {
-            name: value.to_json() if isinstance(value, Estimate) else value
-            for name, value in vars(self).items()
-        }
+        estimates = {"pcc": self.pcc, "gain": self.gain, "lead": self.lead}
+        return {k: v.to_json() for k, v in estimates.items()} | {"spread": self.spread}
 
 
 @dataclass(frozen=True)
@@ -87,14 +84,14 @@ class CurveStep:
     sections, donors, spots
         In the atlas, in the mean over what is held out and over orders.
     sets
-        Gene set -> its scores.
+        Gene set -> kind (``grown``, ``plain``, ``retrained``) -> its scores.
     """
 
     added: int
     sections: float
     donors: float
     spots: float
-    sets: dict[str, Point]
+    sets: dict[str, dict[Kind, At]]
 
 
 @dataclass(frozen=True)
@@ -171,23 +168,21 @@ class GrowthReport:
                     sections=_mean([len(s.sections) for s in at]),
                     donors=_mean([s.donors for s in at]),
                     spots=_mean([s.spots for s in at]),
-                    sets={key: self._point(key, number) for key in self.sets},
+                    sets={
+                        key: {kind: self._at(key, kind, number) for kind in KINDS}
+                        for key in self.sets
+                    },
                 )
             )
         return made
 
-    def _point(self, key: str, number: int) -> Point:
-        def estimate(*terms: tuple[float, Kind, int]) -> Estimate:
-            return self._estimate(key, terms)
-
-        return Point(
-            grown=estimate((1, GROWN, number)),
-            retrained=estimate((1, RETRAINED, number)),
-            difference=estimate((1, GROWN, number), (-1, RETRAINED, number)),
-            grown_gain=estimate((1, GROWN, number), (-1, GROWN, 0)),
-            retrained_gain=estimate((1, RETRAINED, number), (-1, GROWN, 0)),
-            grown_spread=self._spread(key, GROWN, number),
-            retrained_spread=self._spread(key, RETRAINED, number),
+    def _at(self, key: str, kind: Kind, number: int) -> At:
+        here: tuple[float, Kind, int] = (1, kind, number)
+        return At(
+            pcc=self._estimate(key, [here]),
+            gain=self._estimate(key, [here, (-1, GROWN, 0)]),
+            lead=self._estimate(key, [here, (-1, RETRAINED, number)]),
+            spread=self._spread(key, kind, number),
         )
 
     def _estimate(self, key: str, terms: Sequence[tuple[float, Kind, int]]) -> Estimate:
@@ -218,25 +213,24 @@ class GrowthReport:
     def summary(self) -> str:
         """Say in one sentence how much of what retraining brings comes without it."""
         first, last = self.curve[0], self.curve[-1]
-        parts = []
-        for key in self.shown_sets or self.sets:
-            point = last.sets[key]
-            grown, fitted = point.grown_gain, point.retrained_gain
-            if fitted.low > 0:
-                share = f" ({grown.value / fitted.value:.0%})"
-                parts.append(
-                    f"{grown.value:+.3f} of the {fitted.value:+.3f} that retraining brings on "
-                    f"{key}{share}"
-                )
-            else:
-                parts.append(
-                    f"{grown.value:+.3f} on {key}, where what retraining brings "
-                    f"({fitted.value:+.3f}) is not surely above 0"
-                )
+        keys = self.shown_sets or self.sets
+
+        def gains(kind: Kind) -> str:
+            return ", ".join(self._gain(key, last.sets[key], kind) for key in keys)
+
         return (
             f"from {first.added} to {last.added} {self.settings.by}s, growing without retraining "
-            f"brings {'; '.join(parts)}"
+            f"brings {gains(GROWN)}; without the low-rank map too {gains(PLAIN)}; "
+            f"retraining brings {gains(RETRAINED)}"
         )
+
+    @staticmethod
+    def _gain(key: str, at: dict[Kind, At], kind: Kind) -> str:
+        gain, fitted = at[kind].gain, at[RETRAINED].gain
+        said = f"{gain.value:+.3f} on {key}"
+        if kind == RETRAINED:
+            return said if fitted.low > 0 else f"{said} (not surely above 0)"
+        return f"{said} ({gain.value / fitted.value:.0%})" if fitted.low > 0 else said
 
     def to_json(self) -> dict[str, Any]:
         """Return the whole report as a JSON document."""
@@ -257,11 +251,14 @@ class GrowthReport:
                     "sections": step.sections,
                     "donors": step.donors,
                     "spots": step.spots,
-                    "sets": {key: point.to_json() for key, point in step.sets.items()},
+                    "sets": {
+                        key: {kind: at[kind].to_json() for kind in KINDS}
+                        for key, at in step.sets.items()
+                    },
                 }
                 for step in self.curve
             ],
-            "frozen": {key: point.grown.to_json() for key, point in self.curve[0].sets.items()},
+            "frozen": {key: at[GROWN].pcc.to_json() for key, at in self.curve[0].sets.items()},
             "interval_label": self.interval_label,
             "summary": self.summary(),
             "walks": [
@@ -274,8 +271,7 @@ class GrowthReport:
                             "sections": list(step.sections),
                             "donors": step.donors,
                             "spots": step.spots,
-                            GROWN: step.grown.pcc,
-                            RETRAINED: step.retrained.pcc,
+                            **{kind: _score(step, kind).pcc for kind in KINDS},
                         }
                         for step in walk.steps
                     ],
@@ -294,7 +290,8 @@ class GrowthReport:
         """Say what a reader has to know to read the figures."""
         models = (
             "Grown: fitted on the first step's sections alone; what is added is encoded with that "
-            "model and becomes references. Retrained: fitted on all that is in the atlas at the "
+            "model and becomes references. Plain: the same without the model's low-rank map on "
+            "genes (query --no-denoise). Retrained: fitted on all that is in the atlas at the "
             "step. Frozen: the first step, where nothing was added."
         )
         genes = (
@@ -316,7 +313,7 @@ class GrowthReport:
 
 
 def _score(step: Step, kind: Kind) -> Score:
-    return step.grown if kind == GROWN else step.retrained
+    return {GROWN: step.grown, PLAIN: step.plain, RETRAINED: step.retrained}[kind]
 
 
 def _mean(values: Sequence[float] | NDArray[np.float64]) -> float:

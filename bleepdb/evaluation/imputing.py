@@ -43,9 +43,12 @@ class Retrieved:
     groups: tuple[Group, ...]
     low_rank: LowRank | None
 
-    def values(self, genes: Panel) -> NDArray[np.float32]:
-        """Impute genes, (held-out spots, genes) float32; NaN where no neighbour measured it."""
-        aggregator = Aggregator(self.groups, genes, self.low_rank)
+    def values(self, genes: Panel, *, denoise: bool = True) -> NDArray[np.float32]:
+        """Impute genes, (held-out spots, genes) float32; NaN where no neighbour measured it.
+
+        Without `denoise` the model's low-rank map is left out, as ``query --no-denoise`` does.
+        """
+        aggregator = Aggregator(self.groups, genes, self.low_rank if denoise else None)
         return np.concatenate([aggregator.impute(W).values for W in self.weights])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,47 +32,55 @@ def made(folds, *, by="donor", orders=2, gain=0.0):
             base = i / 10 + j / 100
             first = score(base, i)
             steps = (
-                Step(("S0",), 1, 10, first, first),
-                Step(("S0", "S1"), 2, 30, score(base + gain + 0.01 * i, i), score(base + 0.2, i)),
-            )
+                Step(("S0",), 1, 10, first, score(base + 0.03, i), first),
+                Step(
+                    ("S0", "S1"), 2, 30, score(base + gain + 0.01 * i, i),
+                    score(base + 0.1, i), score(base + 0.2, i),
+                ),
+            )  # fmt: skip
             walks.append(Walk(split, others, steps))
     return GrowthReport(walks, GrowthSettings(by=by), donors, {"levels": "none"})
 
 
 def test_means_are_over_orders_and_folds_and_the_spread_is_over_orders():
     first, last = made(3, gain=0.05).curve
-    assert first.sets["HEG"].grown.value == pytest.approx(0.105)
-    assert first.sets["HEG"].grown_spread == pytest.approx(0.005)
-    assert first.sets["HEG"].difference.value == 0
-    assert last.sets["HEG"].grown_gain.value == pytest.approx(0.06)
-    assert last.sets["HEG"].retrained_gain.value == pytest.approx(0.2)
-    assert last.sets["HEG"].difference.value == pytest.approx(-0.14)
+    at = first.sets["HEG"]
+    assert at["grown"].pcc.value == pytest.approx(0.105)
+    assert at["grown"].spread == pytest.approx(0.005)
+    assert at["grown"].lead.value == at["grown"].gain.value == 0
+    assert at["plain"].gain.value == pytest.approx(0.03)
+    at = last.sets["HEG"]
+    assert at["grown"].gain.value == pytest.approx(0.06)
+    assert at["plain"].gain.value == pytest.approx(0.1)
+    assert at["retrained"].gain.value == pytest.approx(0.2)
+    assert at["grown"].lead.value == pytest.approx(-0.14)
+    assert at["plain"].lead.value == pytest.approx(-0.1)
     assert (last.added, last.sections, last.donors, last.spots) == (2, 2, 2, 30)
-    assert made(3, orders=1).curve[0].sets["HEG"].grown_spread == 0
+    assert made(3, orders=1).curve[0].sets["HEG"]["grown"].spread == 0
 
 
 def test_intervals_are_over_blocks_of_few_donors_and_paired():
     report = made(3, gain=0.05)
     assert not report.over_donors
     assert "few donors" in report.interval_label
-    point = report.curve[1].sets["HEG"]
+    point = report.curve[1].sets["HEG"]["grown"]
     # The same draws stand on both sides, so that a difference does not move with them.
-    assert point.difference.high - point.difference.low < 1e-9
+    assert point.lead.high - point.lead.low < 1e-9
     noise = np.mean([np.random.default_rng(i).normal(size=DRAWS) * 0.1 for i in range(3)], axis=0)
     low, high = np.quantile(0.105 + 0.06 + noise, [0.025, 0.975])
-    assert (point.grown.low, point.grown.high) == pytest.approx((low, high))
+    assert (point.pcc.low, point.pcc.high) == pytest.approx((low, high))
 
 
 def test_intervals_are_over_donors_where_there_are_five():
     report = made(5, gain=0.05)
     assert report.over_donors
     assert "5 held-out donors" in report.interval_label
-    gain = report.curve[1].sets["HEG"].grown_gain
+    gain = report.curve[1].sets["HEG"]["grown"].gain
     assert gain.value == pytest.approx(0.07)
     # Donors gain .05 to .09; the SD of a mean of five draws is .0063.
     assert 0.05 < gain.low < 0.062
     assert 0.078 < gain.high < 0.09
-    assert report.curve[1].sets["HEG"].retrained_gain.low == pytest.approx(0.2)
+    assert report.curve[1].sets["HEG"]["retrained"].gain.low == pytest.approx(0.2)
 
 
 def test_sections_of_one_donor_are_drawn_together():
@@ -85,18 +94,19 @@ def test_sections_of_one_donor_are_drawn_together():
 
 
 def test_the_sentence_says_what_share_comes_without_retraining_where_that_is_sure():
-    assert made(5, gain=0.08).summary() == (
-        "from 1 to 2 donors, growing without retraining brings +0.100 of the +0.200 that "
-        "retraining brings on HEG (50%)"
-    )
     report = made(5, gain=0.08)
+    assert report.summary() == (
+        "from 1 to 2 donors, growing without retraining brings +0.100 on HEG (50%); without the "
+        "low-rank map too +0.100 on HEG (50%); retraining brings +0.200 on HEG"
+    )
     walks = [
-        Walk(w.split, w.order, (w.steps[0], Step((), 2, 3, w.steps[1].grown, w.steps[0].grown)))
+        Walk(w.split, w.order, (w.steps[0], replace(w.steps[1], retrained=w.steps[0].retrained)))
         for w in report.walks
     ]
-    unsure = GrowthReport(walks, report.settings, report.donors, {})
-    assert "+0.100 on HEG" in unsure.summary()
-    assert "not surely above 0" in unsure.summary()
+    assert GrowthReport(walks, report.settings, report.donors, {}).summary() == (
+        "from 1 to 2 donors, growing without retraining brings +0.100 on HEG; without the "
+        "low-rank map too +0.100 on HEG; retraining brings +0.000 on HEG (not surely above 0)"
+    )
 
 
 def test_the_document_is_plain_json_and_complete(paired, tmp_path):
@@ -111,8 +121,8 @@ def test_the_document_is_plain_json_and_complete(paired, tmp_path):
     assert [s["added"] for s in read["curve"]] == [1, 2]
     assert len(read["walks"]) == 6
     means = [w["steps"][1]["grown"]["HVG"] for w in read["walks"]]
-    assert read["curve"][1]["sets"]["HVG"]["grown"]["value"] == pytest.approx(np.mean(means))
-    assert read["frozen"]["HVG"] == read["curve"][0]["sets"]["HVG"]["grown"]
+    assert read["curve"][1]["sets"]["HVG"]["grown"]["pcc"]["value"] == pytest.approx(np.mean(means))
+    assert read["frozen"]["HVG"] == read["curve"][0]["sets"]["HVG"]["grown"]["pcc"]
     assert read["orders"] == 2
     assert read["run_card"]["seeds"] == {"evaluation": 0}
     assert read["features"]["levels"] == "multilevel"
