@@ -18,6 +18,7 @@ GRPC_PORT = 6334
 DEADLINE_S = 120.0
 TIMEOUT_S = 60.0
 _KEY = re.compile(r"[\x21-\x7e]{1,8192}", re.ASCII)  # what may stand in a header
+_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", re.ASCII)
 _TRUE = {"1", "true", "yes", "on"}
 
 
@@ -186,12 +187,13 @@ class Address:
 def shown_url(location: str) -> str:
     """Return scheme and host of a URL-like text for messages: no user, path or parameters.
 
-    User information that is not quoted as it should be may be cut anywhere, so that the host is
-    left out as well where an ``@`` stands behind it.
+    User information that is not quoted as it should be may be cut anywhere, so that nothing but
+    the scheme is shown where an ``@`` stands behind the host, or where what stands there is none.
     """
     scheme, _, rest = location.partition(":")
     rest = rest.lstrip("/")
     host = re.split("[/?#]", rest)[0]
     if "@" in rest and "@" not in host:
-        host = "@"
-    return f"{scheme.lower()}://{host.rpartition('@')[2]}"
+        host = ""
+    host = host.rpartition("@")[2]
+    return f"{scheme.lower()}://{host if _HOST.fullmatch(host) else ''}"

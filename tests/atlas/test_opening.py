@@ -65,17 +65,24 @@ def test_markers(folder, document, says):
 
 
 @pytest.mark.parametrize(
-    "location", ["http://host:6333", "https://key:secret@host/x?api_key=secret", "s3://bucket/x"]
-)
-def test_locations_of_later_versions(location):
-    with pytest.raises(AtlasError, match=r"cannot be an atlas yet.*a folder") as caught:
-        open_atlas(location)
+    "location",
+    [
+        "https://key:secret@host/x", "http:/secret@host", "https://host/?api_key=secret",
+        "https://host/#secret", "https://sec/ret@host", "https://host:secret", "https:secret@x",
+        "s3://secret@bucket/x", "postgres://host/x?password=secret",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("create", [False, True])
+def test_a_location_that_may_hold_a_secret_is_refused_and_not_repeated(location, create):
+    with pytest.raises(AtlasError) as caught:
+        open_atlas(location, create=create)
     assert "secret" not in str(caught.value)
+    assert caught.value.hint
 
 
-def test_a_snapshot_is_of_a_later_version(tmp_path):
-    with pytest.raises(AtlasError, match="snapshot cannot be opened yet"):
-        open_atlas(tmp_path / "x.snapshot", create=True)
+def test_a_location_of_unknown_kind_says_which_there_are():
+    with pytest.raises(AtlasError, match=r"s3.*folder.*snapshot.*http.*memory:"):
+        open_atlas("s3://bucket/x")
 
 
 def test_memory_is_exact():
