@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         retract_section,
     )
     from bleepdb.atlas.connection import Connection
+    from bleepdb.atlas.copying import copy_collection
     from bleepdb.atlas.embedded import EmbeddedAtlas
     from bleepdb.atlas.exact import ExactAtlas
     from bleepdb.atlas.manifest import LiveSection, LogEntry, Manifest, live_where
@@ -30,12 +31,13 @@ if TYPE_CHECKING:
     from bleepdb.atlas.payload import decode, decode_fields, encode, expression_fields
     from bleepdb.atlas.protocol import Atlas, CollectionSpec, Hits, Points, Record, Where
     from bleepdb.atlas.reading import Pinned, Profiles, fetch_profiles, pin, resolve
+    from bleepdb.atlas.receiving import Received
     from bleepdb.atlas.server import ServerAtlas
     from bleepdb.atlas.snapshot import SnapshotAtlas
     from bleepdb.atlas.snapshotting import write_snapshot
     from bleepdb.atlas.staging import point_id
     from bleepdb.atlas.sweeping import sweep, vacuum
-    from bleepdb.atlas.verifying import verify
+    from bleepdb.atlas.verifying import Report, verify
 
 _HOMES = {
     "Atlas": "protocol",
@@ -51,10 +53,13 @@ _HOMES = {
     "Pinned": "reading",
     "Points": "protocol",
     "Profiles": "reading",
+    "Received": "receiving",
     "Record": "protocol",
+    "Report": "verifying",
     "ServerAtlas": "server",
     "SnapshotAtlas": "snapshot",
     "Where": "protocol",
+    "copy_collection": "copying",
     "decode": "payload",
     "decode_fields": "payload",
     "encode": "payload",
@@ -90,10 +95,13 @@ __all__ = [
     "Pinned",
     "Points",
     "Profiles",
+    "Received",
     "Record",
+    "Report",
     "ServerAtlas",
     "SnapshotAtlas",
     "Where",
+    "copy_collection",
     "decode",
     "decode_fields",
     "encode",
