@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
 
+from bleepdb.atlas.cache import TEXT_FIELDS, ProfileCache, SpotTable, packed_ids
 from bleepdb.atlas.manifest import live_where
 from bleepdb.atlas.panels import get_panel
 from bleepdb.atlas.payload import decode_fields
+from bleepdb.counts import Counts, runs_of
 from bleepdb.errors import AtlasCorruptError, EmptyAtlasError, PayloadError
 from bleepdb.names import (
     BARCODE,
@@ -29,18 +31,18 @@ from bleepdb.names import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    import scipy.sparse as sp
     from numpy.typing import NDArray
 
     from bleepdb.atlas.manifest import Manifest
-    from bleepdb.atlas.protocol import Atlas, Where
+    from bleepdb.atlas.protocol import Atlas, Record, Where
     from bleepdb.panel import Panel
 
 RETRIEVE_AT_ONCE = 1000
 _EXPRESSION_FIELDS = (CODEC, NNZ, TOTAL, EXPR)
-_TEXT_FIELDS = (SECTION, DONOR, BARCODE, REV, PANEL)
-_FIELDS = (*_TEXT_FIELDS, X_PX, Y_PX, LIBRARY_TOTAL, *_EXPRESSION_FIELDS)
+_FIELDS = (*TEXT_FIELDS, PANEL, X_PX, Y_PX, LIBRARY_TOTAL, *_EXPRESSION_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,8 @@ class Profiles:
         (n,) int64, position in `panels` of each spot's panel.
     row
         (n,) int64, row of each spot in the counts of its panel.
-    counts
-        One CSR matrix a panel, (its spots, its genes): raw counts, uint16 or uint32, sorted
-        indices.
+    stored
+        Raw counts by runs, one object a panel, (its spots, its genes).
     """
 
     ids: tuple[str, ...]
@@ -100,7 +101,12 @@ class Profiles:
     panels: tuple[Panel, ...]
     panel: NDArray[np.int64]
     row: NDArray[np.int64]
-    counts: tuple[sp.csr_matrix, ...]
+    stored: tuple[Counts, ...]
+
+    @cached_property
+    def counts(self) -> tuple[sp.csr_matrix, ...]:
+        """The same as one CSR matrix a panel: uint16 or uint32, sorted indices. For small jobs."""
+        return tuple(one.csr() for one in self.stored)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -160,22 +166,47 @@ def pin(atlas: Atlas, collection: str) -> Pinned:
     return Pinned(collection, manifest, live_where(manifest))
 
 
-class _Gathered:
-    """Decoded spots of one panel, on their way into one matrix."""
+class _Spots:
+    """Decoded spots of one panel, in columns, in the order in which they came."""
 
     def __init__(self, panel: Panel) -> None:
         self.panel = panel
-        self.genes: list[NDArray[Any]] = []
-        self.counts: list[NDArray[Any]] = []
+        self.runs: list[tuple[NDArray[Any], NDArray[np.uint32], NDArray[np.int32]]] = []
+        self.ids: list[str] = []
+        self.texts: dict[str, list[str]] = {name: [] for name in TEXT_FIELDS}
+        self.places: list[tuple[float, float]] = []
+        self.totals: list[tuple[int, int]] = []
 
-    def matrix(self) -> sp.csr_matrix:
-        lengths = [len(g) for g in self.genes]
-        # One width for both: index arrays of mixed widths make SciPy copy at every row taken.
-        width = np.dtype(np.int32 if sum(lengths) < 2**31 else np.int64)
-        indptr: NDArray[Any] = np.concatenate([[0], np.cumsum(lengths)]).astype(width)
-        genes: NDArray[Any] = np.concatenate(self.genes).astype(width)
-        counts: NDArray[Any] = np.concatenate(self.counts)  # as wide as the widest spot
-        return sp.csr_matrix((counts, genes, indptr), shape=(len(lengths), len(self.panel)))
+    def add(self, record: Record, where: str) -> None:
+        """Decode one point; PayloadError names it."""
+        payload = record.payload
+        try:
+            genes, counts = decode_fields(payload, n_genes=len(self.panel))
+        except PayloadError as error:
+            raise PayloadError(
+                f"point {record.id}: {error.what}",
+                where=where,
+                hint=error.hint or "restore the atlas from a copy, or index the section again",
+            ) from error
+        self.runs.append(runs_of(genes, counts))
+        self.ids.append(record.id)
+        for name, values in self.texts.items():
+            values.append(str(payload[name]))
+        self.places.append((payload[X_PX], payload[Y_PX]))
+        self.totals.append((payload[LIBRARY_TOTAL], payload[TOTAL]))
+
+    def table(self) -> SpotTable:
+        """Return what was gathered."""
+        both = np.array(self.totals, dtype=np.int64).reshape(-1, 2)
+        return SpotTable(
+            panel=self.panel.digest,
+            ids=packed_ids(self.ids),
+            texts={name: np.array(values, dtype=np.str_) for name, values in self.texts.items()},
+            xy_px=np.array(self.places, dtype=np.float64).reshape(-1, 2),
+            library_total=both[:, 0],
+            total=both[:, 1],
+            counts=Counts.joined(len(self.panel), self.runs),
+        )
 
 
 def fetch_profiles(
@@ -183,6 +214,7 @@ def fetch_profiles(
     collection: str,
     ids: Iterable[str],
     *,
+    cache: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Profiles:
     """Fetch and decode the payloads of distinct points, each once.
@@ -191,6 +223,9 @@ def fetch_profiles(
     ----------
     ids
         Point ids, such as all neighbours of all queries; repeats cost nothing.
+    cache
+        Whether decoded spots are taken from the cache of this machine, and kept there
+        (`bleepdb.atlas.cache`). What is no longer live is first removed from it.
     progress
         Called with (done, total) after each 1,000 points.
 
@@ -202,59 +237,92 @@ def fetch_profiles(
         If a payload does not decode; the message names the point.
     """
     distinct = tuple(dict.fromkeys(ids))
-    gathered: dict[str, _Gathered] = {}
-    texts: dict[str, list[str]] = {name: [] for name in _TEXT_FIELDS}
-    places: list[tuple[float, float]] = []
-    totals: list[tuple[int, int]] = []
-    rows: list[int] = []
-    for start in range(0, len(distinct), RETRIEVE_AT_ONCE):
-        part = distinct[start : start + RETRIEVE_AT_ONCE]
-        for record in atlas.retrieve(collection, part, fields=_FIELDS):
-            payload = record.payload
-            missing = [name for name in _FIELDS if name not in payload]
-            if missing:
-                raise AtlasCorruptError(
-                    f"point {record.id} lacks {missing[0]!r}",
-                    where=f"{atlas.location}/{collection}",
-                )
-            digest = str(payload[PANEL])
-            if digest not in gathered:
-                gathered[digest] = _Gathered(get_panel(atlas, collection, digest))
-            mine = gathered[digest]
-            try:
-                genes, counts = decode_fields(payload, n_genes=len(mine.panel))
-            except PayloadError as error:
-                raise PayloadError(
-                    f"point {record.id}: {error.what}",
-                    where=f"{atlas.location}/{collection}",
-                    hint=error.hint or "restore the atlas from a copy, or index the section again",
-                ) from error
-            rows.append(len(mine.genes))
-            mine.genes.append(genes)
-            mine.counts.append(counts)
-            for name, values in texts.items():
-                values.append(str(payload[name]))
-            places.append((payload[X_PX], payload[Y_PX]))
-            totals.append((payload[LIBRARY_TOTAL], payload[TOTAL]))
+    kept = ProfileCache.of(atlas, collection) if cache and distinct else None
+    tables: list[SpotTable] = []
+    missing: Sequence[str] = distinct
+    if kept is not None:
+        tables, missing = kept.get(distinct)
+        if progress is not None and tables:
+            progress(len(distinct) - len(missing), len(distinct))
+    done = len(distinct) - len(missing)
+    panels: dict[str, Panel] = {}
+    for table in tables:
+        if table.panel not in panels:
+            panels[table.panel] = get_panel(atlas, collection, table.panel)
+    new: list[SpotTable] = []
+    for start in range(0, len(missing), RETRIEVE_AT_ONCE):
+        part = missing[start : start + RETRIEVE_AT_ONCE]
+        new += _fetch(atlas, collection, part, panels)
         if progress is not None:
-            progress(min(start + RETRIEVE_AT_ONCE, len(distinct)), len(distinct))
-    number = {digest: i for i, digest in enumerate(gathered)}
-    both = np.array(totals, dtype=np.int64).reshape(-1, 2)
+            progress(done + start + len(part), len(distinct))
+    if kept is not None and new:
+        kept.add(new)
+    return _joined(distinct, [*tables, *new], panels)
+
+
+def _fetch(
+    atlas: Atlas, collection: str, ids: Sequence[str], panels: dict[str, Panel]
+) -> list[SpotTable]:
+    """Retrieve and decode some points, one table a panel; panels not met before are read."""
+    fetched: dict[str, _Spots] = {}
+    where = f"{atlas.location}/{collection}"
+    for record in atlas.retrieve(collection, ids, fields=_FIELDS):
+        lacking = [name for name in _FIELDS if name not in record.payload]
+        if lacking:
+            raise AtlasCorruptError(f"point {record.id} lacks {lacking[0]!r}", where=where)
+        digest = str(record.payload[PANEL])
+        if digest not in panels:
+            panels[digest] = get_panel(atlas, collection, digest)
+        fetched.setdefault(digest, _Spots(panels[digest])).add(record, where)
+    return [spots.table() for spots in fetched.values()]
+
+
+def _joined(
+    ids: tuple[str, ...], tables: Sequence[SpotTable], panels: Mapping[str, Panel]
+) -> Profiles:
+    """Put tables of spots into the order in which they were asked for."""
+    every = np.concatenate([np.zeros(0, "S16"), *(t.ids for t in tables)])
+    order = np.argsort(every)
+    wanted = packed_ids(ids)
+    # Position of each asked spot among the spots of all tables.
+    place = order[np.searchsorted(every, wanted, sorter=order)] if len(ids) else order
+    code = np.concatenate(
+        [np.zeros(0, np.int64), *(np.full(len(t), i) for i, t in enumerate(tables))]
+    )[place]
+    first = np.cumsum([0, *(len(t) for t in tables)])
+    # Panels in order of first use.
+    digests = np.array([t.panel for t in tables], dtype=np.str_)[code]
+    _, firsts = np.unique(digests, return_index=True)
+    named = digests[np.sort(firsts)].tolist()
+    panel, row = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64)
+    stored = []
+    for number, digest in enumerate(named):
+        mine = np.flatnonzero(digests == digest)
+        used = [i for i, t in enumerate(tables) if t.panel == digest]
+        whole = Counts.together(len(panels[digest]), [tables[i].counts for i in used])
+        begins = np.zeros(len(tables), np.int64)
+        begins[used] = np.cumsum([0, *(len(tables[i]) for i in used)])[:-1]
+        inside = place[mine] - first[code[mine]] + begins[code[mine]]
+        stored.append(whole.take(inside))
+        panel[mine], row[mine] = number, np.arange(len(mine))
+
+    def column(values: Iterable[NDArray[Any]], none: NDArray[Any]) -> NDArray[Any]:
+        return np.concatenate([none, *values])[place]
+
+    texts = {
+        name: column((t.texts[name] for t in tables), np.zeros(0, np.str_)) for name in TEXT_FIELDS
+    }
     return Profiles(
-        ids=distinct,
-        section=_text(texts[SECTION]),
-        donor=_text(texts[DONOR]),
-        barcode=_text(texts[BARCODE]),
-        rev=_text(texts[REV]),
-        xy_px=np.array(places, dtype=np.float64).reshape(-1, 2),
-        library_total=both[:, 0],
-        total=both[:, 1],
-        panels=tuple(g.panel for g in gathered.values()),
-        panel=np.array([number[d] for d in texts[PANEL]], dtype=np.int64),
-        row=np.array(rows, dtype=np.int64),
-        counts=tuple(g.matrix() for g in gathered.values()),
+        ids=ids,
+        section=texts[SECTION],
+        donor=texts[DONOR],
+        barcode=texts[BARCODE],
+        rev=texts[REV],
+        xy_px=column((t.xy_px for t in tables), np.zeros((0, 2))),
+        library_total=column((t.library_total for t in tables), np.zeros(0, np.int64)),
+        total=column((t.total for t in tables), np.zeros(0, np.int64)),
+        panels=tuple(panels[d] for d in named),
+        panel=panel,
+        row=row,
+        stored=tuple(stored),
     )
-
-
-def _text(values: Sequence[str]) -> NDArray[np.str_]:
-    return np.array(values, dtype=np.str_)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bleepdb.imputation.kernels import sums_of_rows
 from bleepdb.imputation.references import check_columns, only_measured
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from bleepdb.panel import Panel
 
 QUERIES_A_BLOCK = 256
-DENSE_VALUES = 16_000_000  # at most this many float32 values of references are dense at a time
+VALUES_A_BLOCK = 8_000_000  # queries x genes: what is held beside the result
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,7 @@ class Aggregator:
         check_columns(self.groups, self.n_references)
         found = [genes.match(g.panel) for g in self.groups]
         self._wanted = [m.left for m in found]
-        self._values = [
-            g.values[:, m.right].tocsr() for g, m in zip(self.groups, found, strict=True)
-        ]
+        self._values = [g.on_genes(m.right) for g, m in zip(self.groups, found, strict=True)]
         self._measured = np.zeros((len(self.groups), len(genes)), dtype=bool)
         for i, wanted in enumerate(self._wanted):
             self._measured[i, wanted] = True
@@ -82,6 +81,12 @@ class Aggregator:
         for i, group in enumerate(self.groups):
             self._group_of[group.columns] = i
             self._row_of[group.columns] = np.arange(len(group.columns))
+        # The usual case: one panel, all of it wanted, columns and genes in their own order.
+        self._plain = (
+            len(self.groups) == 1
+            and np.array_equal(self.groups[0].columns, np.arange(self.n_references))
+            and np.array_equal(self._wanted[0], np.arange(len(genes)))
+        )
         self._prepare(low_rank)
 
     def _prepare(self, low_rank: LowRank | None) -> None:
@@ -122,7 +127,7 @@ class Aggregator:
         self._check(W)
         values = np.full((W.shape[0], len(self.genes)), np.nan, dtype=np.float32)
         denoised = np.zeros(W.shape[0], dtype=bool)
-        for block in _blocks(W.shape[0]):
+        for block in self._blocks(W.shape[0]):
             part = W[block]
             if len(self._mapped):
                 among = only_measured(part, self._whole)
@@ -156,7 +161,7 @@ class Aggregator:
         self._check(W)
         made = np.full((W.shape[0], len(self.genes)), np.nan, dtype=np.float32)
         sizes = abs(W)
-        for block in _blocks(W.shape[0]):
+        for block in self._blocks(W.shape[0]):
             first, second, mass = self._moments(sizes[block])
             with np.errstate(invalid="ignore", divide="ignore"):
                 mean = first / mass
@@ -188,8 +193,18 @@ class Aggregator:
             message = f"weights on {W.shape[1]} references, values of {self.n_references}"
             raise ValueError(message)
 
+    def _blocks(self, n: int) -> Iterator[slice]:
+        step = max(1, min(QUERIES_A_BLOCK, VALUES_A_BLOCK // max(len(self.genes), 1)))
+        for start in range(0, n, step):
+            yield slice(start, min(start + step, n))
+
     def _masked_mean(self, W: sp.csr_matrix) -> NDArray[np.float32]:
         """Mean over the neighbours that measured each gene, (n, genes) float32."""
+        if self._plain:
+            mean = sums_of_rows(W, self._values[0], np.float32)
+            mass = np.asarray(W.astype(np.float64).sum(axis=1)).ravel()
+            mean /= np.where(mass > 0, mass, np.nan).astype(np.float32)[:, None]
+            return mean
         counts = np.stack([np.diff(W[:, g.columns].indptr) for g in self.groups], axis=1)
         signed = W.data.size > 0 and W.data.min() < 0
         first, _, mass = self._moments(W, squares=False)
@@ -209,37 +224,13 @@ class Aggregator:
         shape = (W.shape[0], len(self.genes))
         first, second = np.zeros(shape), np.zeros(shape if squares else (0, 0))
         mass = np.zeros((W.shape[0], len(self.groups)))
+        # E[x^2] - E[x]^2 cancels, so float32 sums would leave a false spread.
+        kind: type[np.floating[Any]] = np.float64 if squares else np.float32
         for i, group in enumerate(self.groups):
             of_group = W[:, group.columns]
             mass[:, i] = np.asarray(of_group.astype(np.float64).sum(axis=1)).ravel()
             wanted = self._wanted[i]
-            for part, rows in _dense_parts(of_group, self._values[i]):
-                if not squares:
-                    first[:, wanted] += part @ rows
-                    continue
-                # E[x^2] - E[x]^2 cancels, so float32 products would leave a false spread.
-                exact, x = part.astype(np.float64), rows.astype(np.float64)
-                first[:, wanted] += exact @ x
-                second[:, wanted] += exact @ (x * x)
+            first[:, wanted] += sums_of_rows(of_group, self._values[i], kind)
+            if squares:
+                second[:, wanted] += sums_of_rows(of_group, self._values[i], kind, square=True)
         return first, second, mass @ self._measured
-
-
-def _blocks(n: int) -> Iterator[slice]:
-    for start in range(0, n, QUERIES_A_BLOCK):
-        yield slice(start, min(start + QUERIES_A_BLOCK, n))
-
-
-def _dense_parts(
-    W: sp.csr_matrix, values: sp.csr_matrix
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Yield weights and values of the references in use, dense, in parts of bounded size.
-
-    Adjacent queries share most of their neighbours, so one dense product over the distinct ones
-    is several times faster than a sparse product over all pairs.
-    """
-    used = np.unique(W.indices)
-    weights = W[:, used].toarray()
-    step = max(1, DENSE_VALUES // max(values.shape[1], 1))
-    for start in range(0, len(used), step):
-        rows = used[start : start + step]
-        yield weights[:, start : start + step], values[rows].toarray()

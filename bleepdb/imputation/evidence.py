@@ -137,7 +137,7 @@ def explain(
         basis, mean = low_rank.components[place].astype(np.float64), low_rank.mean[place]
     for group in groups:
         if (place := _place(genes, gene, group.panel)) is not None:
-            measured[group.columns] = group.values[:, [place]].toarray().ravel()
+            measured[group.columns] = _column(group, place)
         if low_rank is not None and basis is not None:
             known = low_rank.coordinates(group)
             if known is not None:
@@ -162,6 +162,13 @@ def explain(
         measured=measured[columns][order],
         contributions=contributions[order],
     )
+
+
+def _column(group: Group, gene: int) -> NDArray[np.float32]:
+    """Return what the references of a group measured of one gene, (m,) float32."""
+    parts = [np.zeros(0, np.float32)]
+    parts += [values[:, [gene]].toarray().ravel() for _, values in group.pages()]
+    return np.concatenate(parts)
 
 
 def _place(genes: Panel, gene: int, panel: Panel) -> int | None:

@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
+from bleepdb.counts import Values
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from bleepdb.panel import Panel
+
+
+REFERENCES_A_PAGE = 1024
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,13 @@ class Group:
     columns
         (m,) int64, the column of W that each reference has.
     values
-        (m, genes) CSR float32, log1p values. A gene that is not stored was measured as 0.
+        (m, genes) log1p values, float32: a CSR matrix, or counts by runs with their values
+        (`bleepdb.counts.Values`). A gene that is not stored was measured as 0.
     """
 
     panel: Panel
     columns: NDArray[np.int64]
-    values: sp.csr_matrix
+    values: sp.csr_matrix | Values
 
     def __post_init__(self) -> None:
         if self.values.shape != (len(self.columns), len(self.panel)):
@@ -42,6 +48,23 @@ class Group:
                 f"and {len(self.panel)} genes"
             )
             raise ValueError(message)
+
+    def on_genes(self, chosen: NDArray[np.int64]) -> sp.csr_matrix | Values:
+        """Return the values of some genes of the panel, in the order asked."""
+        if isinstance(self.values, Values):
+            return self.values.genes(chosen)
+        if np.array_equal(chosen, np.arange(len(self.panel))):
+            return self.values
+        return self.values[:, chosen].tocsr()
+
+    def pages(self) -> Iterator[tuple[slice, sp.csr_matrix]]:
+        """Yield (rows, their values as CSR), so that never all of them are a matrix."""
+        for start in range(0, len(self.columns), REFERENCES_A_PAGE):
+            page = slice(start, min(start + REFERENCES_A_PAGE, len(self.columns)))
+            if isinstance(self.values, Values):
+                yield page, self.values.rows(np.arange(page.start, page.stop))
+            else:
+                yield page, self.values[page]
 
 
 @dataclass(frozen=True)
@@ -89,7 +112,10 @@ class LowRank:
             return None
         placed = np.zeros((len(group.panel), self.components.shape[1]))
         placed[found.right] = self.components[found.left]
-        return np.asarray(group.values.astype(np.float64) @ placed) - self.offset
+        made = np.empty((len(group.columns), placed.shape[1]))
+        for page, values in group.pages():
+            made[page] = values.astype(np.float64) @ placed
+        return made - self.offset
 
 
 def measured_whole(groups: Sequence[Group], panel: Panel) -> NDArray[np.bool_]:

@@ -17,6 +17,7 @@ from bleepdb.imputation import (
     effective_neighbours,
     effective_weights,
     explain,
+    kernels,
     local_weights,
     measured_whole,
     top_similarity,
@@ -144,7 +145,7 @@ def test_blocks_and_parts_do_not_change_values(monkeypatch):
     whole = Aggregator(groups, ALL, low_rank)
     values, spread = whole.impute(W).values, whole.neighbour_sd(W)
     monkeypatch.setattr(aggregate, "QUERIES_A_BLOCK", 7)
-    monkeypatch.setattr(aggregate, "DENSE_VALUES", 30)
+    monkeypatch.setattr(kernels, "DENSE_VALUES", 30)
     np.testing.assert_allclose(whole.impute(W).values, values, atol=1e-6)
     np.testing.assert_allclose(whole.neighbour_sd(W), spread, atol=1e-6)
 
