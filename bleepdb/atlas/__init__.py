@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from bleepdb.atlas.copying import copy_collection
     from bleepdb.atlas.embedded import EmbeddedAtlas
     from bleepdb.atlas.exact import ExactAtlas
+    from bleepdb.atlas.exporting import export_collection
+    from bleepdb.atlas.importing import import_collection
     from bleepdb.atlas.manifest import LiveSection, LogEntry, Manifest, live_where
     from bleepdb.atlas.panels import get_panel, put_panel
     from bleepdb.atlas.payload import decode, decode_fields, encode, expression_fields
@@ -63,9 +65,11 @@ _HOMES = {
     "decode": "payload",
     "decode_fields": "payload",
     "encode": "payload",
+    "export_collection": "exporting",
     "expression_fields": "payload",
     "fetch_profiles": "reading",
     "get_panel": "panels",
+    "import_collection": "importing",
     "live_where": "manifest",
     "note_copy": "commit",
     "pin": "reading",
@@ -105,9 +109,11 @@ __all__ = [
     "decode",
     "decode_fields",
     "encode",
+    "export_collection",
     "expression_fields",
     "fetch_profiles",
     "get_panel",
+    "import_collection",
     "live_where",
     "note_copy",
     "open_atlas",

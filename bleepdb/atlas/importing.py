@@ -1,0 +1,221 @@
+"""Import: what `exporting` wrote, or another tool by the same rules, goes into an atlas."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bleepdb.atlas.commit import prepare_collection, publish_section
+from bleepdb.atlas.copies import local_place
+from bleepdb.atlas.exact import ExactAtlas
+from bleepdb.atlas.exporting import MARKER_FILE, POINTS_AT_ONCE, VERSION
+from bleepdb.atlas.manifest import LiveSection, LogEntry, Manifest
+from bleepdb.atlas.panels import put_panel
+from bleepdb.atlas.receiving import Arrival, first_of, receive, spec_of
+from bleepdb.atlas.tables import decoded_points, decoded_schema
+from bleepdb.atlas.verifying import MODEL_FOLDER
+from bleepdb.contracts import check
+from bleepdb.errors import AtlasCorruptError, AtlasError, GeneError
+from bleepdb.files import canonical_json, digest, file_digest
+from bleepdb.names import WEIGHTS_FILE
+from bleepdb.panel import Panel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from bleepdb.atlas.protocol import Atlas, Points
+    from bleepdb.atlas.receiving import Received
+
+# What a file may say that it holds, unpacked: far more than counts and vectors ever shrink by.
+MOST_RATIO = 64
+MOST_SLACK = 64 * 2**20
+_MEND = "export the collection again"
+
+
+def import_collection(
+    folder: str | Path,
+    atlas: Atlas,
+    *,
+    actor: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> Received:
+    """Put an export into an atlas; run again, it goes on.
+
+    Everything is checked before anything becomes visible: each file against its digest, each
+    point against its schema and id, each section against its digest.
+
+    Parameters
+    ----------
+    folder
+        As `export_collection` wrote it, or another tool that keeps to schemas/export.md.
+    atlas
+        The target.
+    actor
+        Who does it, for the log.
+    progress
+        Called with (points done, points), of two passes: checking, then writing.
+
+    Raises
+    ------
+    AtlasCorruptError
+        If the folder is not what was written. Nothing became visible.
+    AtlasError
+        If it is no export, of a newer format, or the target cannot be written.
+    SpaceMismatchError
+        If the collection of the target was made by another model.
+    """
+    root = Path(folder)
+    document = _read_marker(root)
+    _check_files(root, document)
+    manifest = _manifest(root, document)
+    files = {s["section"]: root / s["file"] for s in document["sections"]}
+    panels = [_read_panel(root / p["file"], p["digest"]) for p in document["panels"]]
+    documents = {n: (root / f).read_bytes() for n, f in document["documents"].items()}
+    weights = documents.get(f"{MODEL_FOLDER}/{WEIGHTS_FILE}")
+    if weights is not None and hashlib.sha256(weights).hexdigest() != manifest.model_digest:
+        raise AtlasCorruptError(
+            "the model is not the one that made the vectors", where=root, hint=_MEND
+        )
+
+    def points(live: LiveSection) -> Iterator[Points]:
+        return _read_section(files[live.section], manifest, live)
+
+    done, total = 0, 2 * manifest.spots
+    for live in manifest.live:
+        _rehearse(manifest, live, panels, points)
+        done += live.spots
+        if progress is not None:
+            progress(done, total)
+    return receive(
+        atlas,
+        Arrival(manifest, panels, documents, points),
+        came_from=local_place(root),
+        actor=actor,
+        progress=None if progress is None else lambda n, all_: progress(all_ + n, 2 * all_),
+    )
+
+
+def _read_marker(root: Path) -> dict[str, Any]:
+    path = root / MARKER_FILE
+    if not path.is_file():
+        raise AtlasError(
+            f"this is no export (it holds no {MARKER_FILE})",
+            where=root,
+            hint="name a folder that `bleepdb atlas export` made",
+        )
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise AtlasCorruptError(f"cannot be read ({error})", where=path, hint=_MEND) from error
+    version = document.get("version") if isinstance(document, dict) else None
+    if isinstance(version, int) and version > VERSION:
+        raise AtlasError(
+            f"format version {version}, this bleepdb knows {VERSION}",
+            where=path,
+            hint="upgrade bleepdb",
+        )
+    check("export", document, where=path, error=AtlasCorruptError, hint=_MEND)
+    rest = {k: v for k, v in document.items() if k != "checksum"}
+    try:
+        found = digest("export", canonical_json(rest))
+    except ValueError as error:  # NaN, or text that is not Unicode
+        raise AtlasCorruptError(f"cannot be read ({error})", where=path, hint=_MEND) from error
+    if found != document["checksum"]:
+        raise AtlasCorruptError("its checksum is wrong", where=path, hint=_MEND)
+    made: dict[str, Any] = document
+    return made
+
+
+def _check_files(root: Path, document: dict[str, Any]) -> None:
+    """Compare each file with its digest; one that is named but not listed is refused."""
+    named = [s["file"] for s in document["sections"]] + [p["file"] for p in document["panels"]]
+    for name in (*named, *document["documents"].values()):
+        if name not in document["files"]:
+            raise AtlasCorruptError("has no digest", where=root / name, hint=_MEND)
+    for name, about in document["files"].items():
+        path = root / name
+        try:
+            same = path.stat().st_size == about["bytes"] and file_digest(path) == about["sha256"]
+        except OSError as error:
+            raise AtlasCorruptError(
+                f"cannot be read ({error.strerror})", where=path, hint=_MEND
+            ) from error
+        if not same:
+            raise AtlasCorruptError("is not what was written", where=path, hint=_MEND)
+
+
+def _manifest(root: Path, document: dict[str, Any]) -> Manifest:
+    """Return the manifest of an export, as it must have been."""
+    live = tuple(
+        LiveSection(**{k: v for k, v in s.items() if k != "file"}) for s in document["sections"]
+    )
+    made = Manifest(
+        collection=document["collection"],
+        tissue=document["tissue"],
+        species=document["species"],
+        space_id=document["space_id"],
+        model_digest=document["model_digest"],
+        key=document["key"],
+        vectors=document["vectors"],
+        keyword_fields=tuple(document["keyword_fields"]),
+        panels=tuple(sorted(p["digest"] for p in document["panels"])),
+        live=tuple(sorted(live, key=lambda s: s.section)),
+        codec=document["codec"],
+    )
+    # By way of its JSON: what a manifest must be is checked in one place.
+    return Manifest.from_json(made.to_json(), where=root / MARKER_FILE)
+
+
+def _read_panel(path: Path, named: str) -> Panel:
+    try:
+        panel = Panel.from_json(json.loads(path.read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, GeneError) as error:
+        raise AtlasCorruptError(f"is no panel ({error!r})", where=path, hint=_MEND) from error
+    if panel.digest != named:
+        raise AtlasCorruptError("this panel's digest is wrong", where=path, hint=_MEND)
+    return panel
+
+
+def _read_section(path: Path, manifest: Manifest, live: LiveSection) -> Iterator[Points]:
+    """Read the points of a section, some at a time."""
+    schema = decoded_schema(manifest.vectors, manifest.keyword_fields)
+    try:
+        with pq.ParquetFile(path) as file:
+            about = file.metadata
+            unpacked = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+            if about.num_rows != live.spots:
+                raise AtlasCorruptError(
+                    f"holds {about.num_rows} spots, not {live.spots}", where=path, hint=_MEND
+                )
+            if unpacked > MOST_RATIO * path.stat().st_size + MOST_SLACK:
+                raise AtlasCorruptError(
+                    f"says that it unpacks to {unpacked // 2**20} MB", where=path, hint=_MEND
+                )
+            for batch in file.iter_batches(POINTS_AT_ONCE):
+                table = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+                for part in table.combine_chunks().to_batches():
+                    part.validate(full=True)
+                    yield decoded_points(part, where=str(path))
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        what = " ".join(str(error).split())[:200]
+        raise AtlasCorruptError(f"cannot be read ({what})", where=path, hint=_MEND) from error
+
+
+def _rehearse(
+    manifest: Manifest,
+    live: LiveSection,
+    panels: list[Panel],
+    points: Callable[[LiveSection], Iterator[Points]],
+) -> None:
+    """Publish a section into an atlas in memory, which checks all that publishing checks."""
+    with ExactAtlas("the export") as scratch:
+        first = first_of(manifest, LogEntry.now("import", "rehearsal"))
+        prepare_collection(scratch, spec_of(manifest), first, actor="import")
+        for panel in panels:
+            put_panel(scratch, manifest.collection, panel)
+        publish_section(scratch, manifest.collection, live, points(live), actor="import")
