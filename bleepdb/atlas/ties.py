@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import gt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,7 +48,10 @@ def nearest(
             while len(found) == asked and found[-1][0] == found[limit - 1][0]:
                 asked *= 2
                 found = search([row], asked)[0]
-            best = sorted((-score, identity) for score, identity in found)[:limit]
-            ids.append([identity for _, identity in best])
-            scores.append(np.array([-score for score, _ in best], dtype=np.float32))
+            values = [score for score, _ in found]
+            if not all(map(gt, values, values[1:])):  # equal scores are rare
+                found = sorted(found, key=lambda hit: (-hit[0], hit[1]))
+                values = [score for score, _ in found]
+            ids.append([identity for _, identity in found[:limit]])
+            scores.append(np.array(values[:limit], dtype=np.float32))
     return Hits(ids, scores)
