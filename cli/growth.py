@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import typer
 
     from bleepdb.evaluation import GrowthReport, GrowthSettings
-    from bleepdb.evaluation.growth_report import Estimate
+    from bleepdb.evaluation.growth_report import Estimate, Kind
     from bleepdb.training import Pairs
 
 GROWTH_ALONE = ("orders", "start", "figure")
@@ -87,7 +87,7 @@ def show_growth(report: GrowthReport) -> None:
     held = ", ".join(walks[0].split.name for walks in report.folds)
     orders = len(report.folds[0])
     columns = (
-        "sections", "donors", "spots", "grown", "grown, no low-rank map", "retrained",
+        "sections", "donors", "spots (in the map)", "grown", "grown, no low-rank map", "retrained",
         "grown - retrained", "no low-rank map - retrained",
     )  # fmt: skip
     for key in report.shown_sets or report.sets:
@@ -98,7 +98,7 @@ def show_growth(report: GrowthReport) -> None:
                 (
                     f"{step.sections:.3g}",
                     f"{step.donors:.3g}",
-                    f"{step.spots:,.0f}",
+                    f"{step.spots:,.0f} ({step.mapped:,.0f})",
                     *(f"{at[k].pcc.value:.3f} ±{at[k].spread:.3f}" for k in KINDS),
                     "(frozen)" if step is report.curve[0] else _change(at[GROWN].lead),
                     _change(at[PLAIN].lead),
@@ -121,7 +121,7 @@ def draw_growth(report: GrowthReport, path: Path) -> None:
     from bleepdb.evaluation.growth_report import GROWN, PLAIN, RETRAINED
     from bleepdb.view import score_curves
 
-    labels = {
+    labels: dict[str, Kind] = {
         "retrained on all of them": RETRAINED,
         "grown, not retrained": GROWN,
         "grown, no low-rank map": PLAIN,

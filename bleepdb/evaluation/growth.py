@@ -107,6 +107,9 @@ class Step:
         In the atlas, in the order of the sheet.
     donors, spots
         How many are in the atlas.
+    mapped
+        Of the spots those that take part in the low-rank map of the first step's model: the
+        sections that have all genes of its panel.
     grown, plain, retrained
         Scores of the first step's model with and without its low-rank map on genes, and of a model
         fitted on `sections`.
@@ -115,6 +118,7 @@ class Step:
     sections: tuple[str, ...]
     donors: int
     spots: int
+    mapped: int
     grown: Score
     plain: Score
     retrained: Score
@@ -270,6 +274,7 @@ def grow(
     }
     split_of = {p.split.name: p.split for p in plans}
     scores: dict[_Run, Score] = {}
+    mapped: dict[_Run, int] = {}
     for done, (trained_on, runs) in enumerate(jobs.items()):
         inside = pairs.subset(tuple(trained_on))
         model = fit(inside, settings.recipe, hyper=settings.hyper, seed=settings.seed)
@@ -279,11 +284,12 @@ def grow(
             if place not in found:
                 target = _target(pairs, run.atlas, split_of[run.held_out])
                 found[place] = retrieve(model, target.inside.sections, target.outside.sections)
+            mapped[run] = found[place].mapped
             truth = truths[run.held_out, run.first]
             scores[run] = truth.score(found[place].values(truth.genes, denoise=run.denoise))
         if progress is not None:
             progress(done + 1, len(jobs))
-    return [_walk(pairs, plan, scores) for plan in plans]
+    return [_walk(pairs, plan, scores, mapped) for plan in plans]
 
 
 def _target(pairs: Pairs, atlas: frozenset[str], split: Split) -> Target:
@@ -317,10 +323,23 @@ def _plans(pairs: Pairs, settings: GrowthSettings) -> list[_Plan]:
     return plans
 
 
-def _walk(pairs: Pairs, plan: _Plan, scores: Mapping[_Run, Score]) -> Walk:
+def _walk(
+    pairs: Pairs, plan: _Plan, scores: Mapping[_Run, Score], mapped: Mapping[_Run, int]
+) -> Walk:
     steps = []
     for step in plan.steps:
         atlas = pairs.subset(tuple(step))
-        found = (scores[run] for run in _runs(plan, step))
-        steps.append(Step(atlas.names, len(atlas.donors), len(atlas), *found))
+        runs = _runs(plan, step)
+        grown, plain, retrained = (scores[run] for run in runs)
+        steps.append(
+            Step(
+                sections=atlas.names,
+                donors=len(atlas.donors),
+                spots=len(atlas),
+                mapped=mapped[runs[0]],
+                grown=grown,
+                plain=plain,
+                retrained=retrained,
+            )
+        )
     return Walk(plan.split, plan.order, tuple(steps))

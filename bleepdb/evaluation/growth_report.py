@@ -81,8 +81,8 @@ class CurveStep:
     ----------
     added
         Donors (or sections) that were added so far, those of the first step included.
-    sections, donors, spots
-        In the atlas, in the mean over what is held out and over orders.
+    sections, donors, spots, mapped
+        In the atlas, in the mean over what is held out and over orders; `mapped` as in `Step`.
     sets
         Gene set -> kind (``grown``, ``plain``, ``retrained``) -> its scores.
     """
@@ -91,6 +91,7 @@ class CurveStep:
     sections: float
     donors: float
     spots: float
+    mapped: float
     sets: dict[str, dict[Kind, At]]
 
 
@@ -168,6 +169,7 @@ class GrowthReport:
                     sections=_mean([len(s.sections) for s in at]),
                     donors=_mean([s.donors for s in at]),
                     spots=_mean([s.spots for s in at]),
+                    mapped=_mean([s.mapped for s in at]),
                     sets={
                         key: {kind: self._at(key, kind, number) for kind in KINDS}
                         for key in self.sets
@@ -251,6 +253,7 @@ class GrowthReport:
                     "sections": step.sections,
                     "donors": step.donors,
                     "spots": step.spots,
+                    "mapped": step.mapped,
                     "sets": {
                         key: {kind: at[kind].to_json() for kind in KINDS}
                         for key, at in step.sets.items()
@@ -271,6 +274,7 @@ class GrowthReport:
                             "sections": list(step.sections),
                             "donors": step.donors,
                             "spots": step.spots,
+                            "mapped": step.mapped,
                             **{kind: _score(step, kind).pcc for kind in KINDS},
                         }
                         for step in walk.steps
@@ -291,8 +295,9 @@ class GrowthReport:
         models = (
             "Grown: fitted on the first step's sections alone; what is added is encoded with that "
             "model and becomes references. Plain: the same without the model's low-rank map on "
-            "genes (query --no-denoise). Retrained: fitted on all that is in the atlas at the "
-            "step. Frozen: the first step, where nothing was added."
+            "genes (query --no-denoise). The map takes only references that have all genes of the "
+            "model's panel: `mapped` of the spots. Retrained: fitted on all that is in the atlas "
+            "at the step. Frozen: the first step, where nothing was added."
         )
         genes = (
             "Gene sets are chosen on the first step's sections of each order and are the same at "

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
-from bleepdb.imputation import Aggregator, Group, LowRank, effective_weights, nearest, smooth
+from bleepdb.imputation import (
+    Aggregator,
+    Group,
+    LowRank,
+    effective_weights,
+    measured_whole,
+    nearest,
+    smooth,
+)
 from bleepdb.names import EXPRESSION
 from bleepdb.places import adjacency
 from bleepdb.profiles import low_rank_of
@@ -42,6 +50,13 @@ class Retrieved:
     weights: tuple[sp.csr_matrix, ...]
     groups: tuple[Group, ...]
     low_rank: LowRank | None
+
+    @property
+    def mapped(self) -> int:
+        """References that take part in the low-rank map: those with all genes of the model."""
+        if self.low_rank is None:
+            return 0
+        return int(measured_whole(self.groups, self.low_rank.panel).sum())
 
     def values(self, genes: Panel, *, denoise: bool = True) -> NDArray[np.float32]:
         """Impute genes, (held-out spots, genes) float32; NaN where no neighbour measured it.

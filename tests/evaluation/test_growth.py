@@ -75,7 +75,7 @@ def test_a_group_is_added_at_a_time_and_the_held_out_one_never(four, walks):
             assert {donor_of[s] for s in step.sections} == set(walk.order[:n])
             assert not set(step.sections) & set(walk.split.test)
             assert step.donors == n
-            assert step.spots == 81 * len(step.sections)
+            assert step.spots == step.mapped == 81 * len(step.sections)
     sizes = {w.order: [len(s.sections) for s in w.steps] for w in walks}
     assert all((("A" in o[:1]) + 1) == found[0] for o, found in sizes.items())
 
@@ -198,6 +198,9 @@ def test_genes_that_a_later_section_lacks_are_left_out_at_every_step(four):
     assert "MG" in grow(four, settings)[0].steps[0].grown.pcc
     for walk in grow(poorer, settings):
         for step in walk.steps:
+            # The map of a model that knows more genes takes nothing from the poorer section.
+            apart = 81 * ("S3" in step.sections and "S3" not in walk.steps[0].sections)
+            assert step.mapped == step.spots - apart
             for score in (step.grown, step.plain, step.retrained):
                 assert np.isfinite(list(score.pcc.values())).all()
                 assert max(score.pcc.values()) > 0.3

@@ -32,9 +32,9 @@ def made(folds, *, by="donor", orders=2, gain=0.0):
             base = i / 10 + j / 100
             first = score(base, i)
             steps = (
-                Step(("S0",), 1, 10, first, score(base + 0.03, i), first),
+                Step(("S0",), 1, 10, 10, first, score(base + 0.03, i), first),
                 Step(
-                    ("S0", "S1"), 2, 30, score(base + gain + 0.01 * i, i),
+                    ("S0", "S1"), 2, 30, 10, score(base + gain + 0.01 * i, i),
                     score(base + 0.1, i), score(base + 0.2, i),
                 ),
             )  # fmt: skip
@@ -55,7 +55,7 @@ def test_means_are_over_orders_and_folds_and_the_spread_is_over_orders():
     assert at["retrained"].gain.value == pytest.approx(0.2)
     assert at["grown"].lead.value == pytest.approx(-0.14)
     assert at["plain"].lead.value == pytest.approx(-0.1)
-    assert (last.added, last.sections, last.donors, last.spots) == (2, 2, 2, 30)
+    assert (last.added, last.sections, last.donors, last.spots, last.mapped) == (2, 2, 2, 30, 10)
     assert made(3, orders=1).curve[0].sets["HEG"]["grown"].spread == 0
 
 
