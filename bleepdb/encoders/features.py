@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from bleepdb.errors import ModelError
 from bleepdb.files import cache_dir, canonical_json, digest, whole_file
 from bleepdb.tissue import open_slide, read_tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from bleepdb.encoders.spec import FeatureSpec
 
 log = logging.getLogger(__name__)
+
+ROWS_AT_ONCE = 4096
+
+FOLDER = "features"
 
 
 def extract(
@@ -35,6 +41,7 @@ def extract(
     batch: int = 32,
     max_upsampling: float = 1.1,
     progress: Callable[[int, int], None] | None = None,
+    mapped: bool = False,
 ) -> NDArray[np.float32]:
     """Return the features around places of a slide.
 
@@ -60,6 +67,9 @@ def extract(
         As in `bleepdb.tissue.read_tiles`.
     progress
         Called with (places done, places).
+    mapped
+        Whether what is kept is mapped from its file, read-only, instead of read: for slides whose
+        features are large.
 
     Returns
     -------
@@ -86,27 +96,44 @@ def extract(
             max_upsampling=max_upsampling,
         )
         kept = _cache_file(slide.digest, places, slide_mpp, spec, backbone) if cache else None
-        if kept is not None and (found := _read(kept, len(places))) is not None:
+        if kept is not None and (found := _read(kept, len(places), mapped)) is not None:
             if progress is not None:
                 progress(len(places), len(places))
             return found
-        parts: list[NDArray[np.float32]] = []
-        done = 0
-        for block in tiles:
-            b, scales, height, width, channels = block.shape
-            flat = block.reshape(b * scales, height, width, channels)
-            parts.append(backbone.features(flat, spec.levels).reshape(b, -1))
-            done += b
-            if progress is not None:
-                progress(done, len(places))
-    if not parts:
-        blank = np.zeros((1, spec.geometry.tile_px, spec.geometry.tile_px, 3), np.uint8)
-        width = backbone.features(blank, spec.levels).shape[1] * len(spec.geometry.scales_um)
-        return np.zeros((0, width), np.float32)
-    made = np.concatenate(parts)
-    if kept is not None:
-        _write(kept, made)
-    return made
+        blocks = _features(tiles, backbone, spec, len(places), progress)
+        if not len(places):
+            blank = np.zeros((1, spec.geometry.tile_px, spec.geometry.tile_px, 3), np.uint8)
+            width = backbone.features(blank, spec.levels).shape[1] * len(spec.geometry.scales_um)
+            return np.zeros((0, width), np.float32)
+        if kept is None:
+            return np.concatenate(list(blocks))
+        _write(kept, blocks, len(places))
+    found = _read(kept, len(places), mapped)
+    if found is None:
+        raise ModelError(
+            "the features just written cannot be read back",
+            where=kept,
+            hint="check the disk, or name another folder in BLEEPDB_CACHE",
+        )
+    return found
+
+
+def _features(
+    tiles: Iterator[NDArray[np.uint8]],
+    backbone: Backbone,
+    spec: FeatureSpec,
+    n: int,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the features of each batch of places."""
+    done = 0
+    for block in tiles:
+        b, scales, height, width, channels = block.shape
+        flat = block.reshape(b * scales, height, width, channels)
+        yield backbone.features(flat, spec.levels).reshape(b, -1)
+        done += b
+        if progress is not None:
+            progress(done, n)
 
 
 def _cache_file(
@@ -128,30 +155,78 @@ def _cache_file(
     }
     del about["weights"]  # where the weights came from does not change what they are
     name = digest("features", canonical_json(about), places.astype("<f8").tobytes())
-    return cache_dir() / "features" / f"{name}.safetensors"
+    return cache_dir() / FOLDER / f"{name}.safetensors"
 
 
-def _checksum(values: NDArray[np.float32]) -> str:
-    return digest("features", values.astype("<f4").tobytes())
+class _Checksum:
+    """The digest of features, (n, width), that are seen a block at a time."""
+
+    def __init__(self, n: int, width: int) -> None:
+        self._total = hashlib.sha256()
+        for part in (b"features", (4 * n * width).to_bytes(8, "little")):
+            if part == b"features":
+                self._total.update(len(part).to_bytes(8, "little"))
+            self._total.update(part)
+
+    def add(self, block: NDArray[np.float32]) -> None:
+        """See the next rows."""
+        self._total.update(np.ascontiguousarray(block, dtype="<f4").data)
+
+    def text(self) -> str:
+        """64 hex digits, as `bleepdb.files.digest` gives of the whole."""
+        return self._total.hexdigest()
 
 
-def _write(path: Path, values: NDArray[np.float32]) -> None:
-    with whole_file(path) as part:
-        save_file({"features": values}, part, metadata={"digest": _checksum(values)})
+def _header(n: int, width: int, checksum: str) -> bytes:
+    """Return the header of a safetensors file that holds them."""
+    about = {
+        "__metadata__": {"digest": checksum},
+        "features": {"dtype": "F32", "shape": [n, width], "data_offsets": [0, 4 * n * width]},
+    }
+    text = json.dumps(about, separators=(",", ":")).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)
+    return len(text).to_bytes(8, "little") + text
 
 
-def _read(path: Path, n: int) -> NDArray[np.float32] | None:
+def _write(path: Path, blocks: Iterable[NDArray[np.float32]], n: int) -> None:
+    """Write features as they come, whole or not at all; the header is completed last."""
+    with whole_file(path) as part, part.open("wb") as file:
+        seen: _Checksum | None = None
+        width = 0
+        for block in blocks:
+            if seen is None:
+                width = block.shape[1]
+                seen = _Checksum(n, width)
+                file.write(_header(n, width, "0" * 64))
+            seen.add(block)
+            file.write(np.ascontiguousarray(block, dtype="<f4").data)
+        if seen is not None:
+            file.seek(0)
+            file.write(_header(n, width, seen.text()))
+
+
+def _read(path: Path, n: int, mapped: bool) -> NDArray[np.float32] | None:
     """Read cached features; None where there are none, or they are not what was written."""
     if not path.is_file():
         return None
     try:
         with safe_open(path, framework="numpy") as file:
-            values: NDArray[np.float32] = file.get_tensor("features")
+            about = file.get_slice("features")
+            shape, kind = about.get_shape(), about.get_dtype()
             written = (file.metadata() or {}).get("digest")
     except (SafetensorError, OSError) as error:
         log.warning("%s is damaged (%s): the features are computed again", path, error)
         return None
-    if len(values) != n or _checksum(values) != written:
+    whole = kind == "F32" and len(shape) == 2 and shape[0] == n and shape[1] > 0
+    if whole:
+        with path.open("rb") as raw:
+            begin = 8 + int.from_bytes(raw.read(8), "little")
+        values = np.memmap(path, "<f4", "r", offset=begin, shape=(n, shape[1]))
+        seen = _Checksum(n, shape[1])
+        for start in range(0, n, ROWS_AT_ONCE):
+            seen.add(values[start : start + ROWS_AT_ONCE])
+        whole = seen.text() == written
+    if not whole:
         log.warning("%s is damaged: the features are computed again", path)
         return None
-    return values
+    return values if mapped else np.array(values, dtype=np.float32)
