@@ -20,7 +20,7 @@ from bleepdb.atlas.sweeping import (
     delete_revisions,
     sole_writer,
     swap,
-    sweep,
+    vacuum,
 )
 from bleepdb.errors import (
     AtlasError,
@@ -162,11 +162,8 @@ def publish_section(
         manifest = atlas.read_manifest(collection)
         if live.revision in manifest.revisions:
             return Outcome(UNCHANGED, 0, 0, 0, manifest.generation)
-        if shared:
-            removed = 0
-            announce(atlas, collection, live, actor)
-        else:
-            removed = sweep(atlas, collection)
+        removed = vacuum(atlas, collection, actor=actor)
+        token = announce(atlas, collection, live, actor) if shared else None
         staging = Stage(atlas, manifest, live)
         for points in batches:
             staging.write(points)
@@ -174,8 +171,8 @@ def publish_section(
 
         def successor(present: Manifest) -> Manifest | None:
             if live.revision in present.revisions:
-                return None
-            if shared and not present.stages(live.revision):
+                return None if token is None else present.without_staging(token)
+            if token is not None and all(s.token != token for s in present.staging):
                 raise AtlasError(
                     f"what was staged of section {live.section} was vacuumed meanwhile",
                     where=_place(atlas, collection),
@@ -184,12 +181,14 @@ def publish_section(
             verb = "added" if present.find(live.section) is None else "replaced"
             what = f"{verb} section {live.section}: {live.spots} spots"
             entry = LogEntry.now(actor, f"{what}, revision {live.revision[:16]}")
-            return present.with_section(whole, entry, panels=staging.panels, condemn=shared)
+            return present.with_section(
+                whole, entry, panels=staging.panels, token=token, condemn=shared
+            )
 
         before, after = swap(atlas, collection, successor)
     old = before.find(live.section)
     status = ADDED if old is None else REPLACED
-    if before is after:  # another writer published the same revision meanwhile
+    if live.revision in before.revisions:  # another writer published it meanwhile
         status = UNCHANGED
     elif old is not None:
         removed += _remove(atlas, collection, old.revision, grace)
@@ -204,7 +203,7 @@ def retract_section(
     Where it is not live the outcome is ``"unchanged"``; remains of an interrupted retraction go.
     """
     shared = not sole_writer(atlas)
-    removed = 0 if shared else sweep(atlas, collection)
+    removed = vacuum(atlas, collection, actor=actor)
 
     def successor(present: Manifest) -> Manifest | None:
         old = present.find(section)

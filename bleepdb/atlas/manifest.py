@@ -73,12 +73,16 @@ class LiveSection:
 
 @dataclass(frozen=True)
 class Staging:
-    """A revision whose points a writer on a shared server is writing; none else deletes them."""
+    """A revision whose points a writer on a shared server is writing; none else deletes them.
+
+    Several may write the same one: the token tells them apart.
+    """
 
     revision: str
     section: str
     who: str
     since: str
+    token: str
 
 
 @dataclass(frozen=True)
@@ -197,7 +201,7 @@ class Manifest:
         return next((s for s in self.live if s.section == section), None)
 
     def stages(self, revision: str) -> bool:
-        """Tell whether a writer has said that it stages this revision."""
+        """Tell whether any writer has said that it stages this revision."""
         return any(s.revision == revision for s in self.staging)
 
     def condemns(self, revision: str) -> bool:
@@ -214,27 +218,38 @@ class Manifest:
         entry: LogEntry,
         *,
         panels: Iterable[str] = (),
+        token: str | None = None,
         condemn: bool = False,
     ) -> Manifest:
         """Return the successor in which `new` is live, in place of its earlier revision.
 
-        It is no longer being staged; with `condemn` the earlier revision is condemned.
+        The writer with this token stages it no longer. With `condemn` the earlier revision is
+        condemned, unless somebody stages it again.
         """
         others = [s for s in self.live if s.section != new.section]
+        old = self.find(new.section)
+        condemn = condemn and old is not None and not self.stages(old.revision)
         return self._next(
             entry,
             live=tuple(sorted([*others, new], key=lambda s: s.section)),
             panels=tuple(sorted({*self.panels, *panels})),
-            staging=tuple(s for s in self.staging if s.revision != new.revision),
+            staging=tuple(s for s in self.staging if s.token != token),
             condemned=self._condemning(new.section) if condemn else self.condemned,
         )
 
     def without_section(self, section: str, entry: LogEntry, *, condemn: bool = False) -> Manifest:
-        """Return the successor in which `section` is not live; see `with_section`."""
+        """Return the successor in which `section` is not live.
+
+        With `condemn` its revision is condemned, whoever may be staging it: a retraction stands
+        above a writer, who is told when it wants to publish.
+        """
+        old = self.find(section)
+        gone = None if old is None or not condemn else old.revision
         return self._next(
             entry,
             live=tuple(s for s in self.live if s.section != section),
-            condemned=self._condemning(section) if condemn else self.condemned,
+            staging=tuple(s for s in self.staging if s.revision != gone),
+            condemned=self.condemned if gone is None else self._condemning(section),
         )
 
     def _condemning(self, section: str) -> tuple[Condemned, ...]:
@@ -244,16 +259,27 @@ class Manifest:
         return (*self.condemned, Condemned(old.revision, section, now()))
 
     def with_staging(self, new: Staging) -> Manifest:
-        """Return the successor that says who stages a revision (again, where it stood already)."""
-        others = (s for s in self.staging if s.revision != new.revision)
+        """Return the successor that says who stages a revision."""
+        others = (s for s in self.staging if s.token != new.token)
         return self._next(staging=(*others, new))
 
-    def with_condemned(self, new: Iterable[Condemned]) -> Manifest:
-        """Return the successor in which these revisions are condemned, and not staged."""
+    def without_staging(self, token: str) -> Manifest:
+        """Return the successor in which the writer with this token stages nothing."""
+        return self._next(staging=tuple(s for s in self.staging if s.token != token))
+
+    def with_condemned(
+        self, new: Iterable[Condemned], *, abandoned: Collection[str] = ()
+    ) -> Manifest:
+        """Return the successor in which these revisions are condemned, and not staged.
+
+        Neither do the writers with the tokens `abandoned` stage anything.
+        """
         added = tuple(new)
         gone = {c.revision for c in added}
         return self._next(
-            staging=tuple(s for s in self.staging if s.revision not in gone),
+            staging=tuple(
+                s for s in self.staging if s.revision not in gone and s.token not in abandoned
+            ),
             condemned=(*(c for c in self.condemned if c.revision not in gone), *added),
         )
 

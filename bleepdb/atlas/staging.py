@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -45,24 +46,35 @@ def point_id(section: str, revision: str, barcode: str) -> str:
     return str(uuid.uuid5(POINT_NAMESPACE, "\0".join(parts)))
 
 
-def announce(atlas: Atlas, collection: str, live: LiveSection, actor: str) -> None:
-    """Say in the manifest that this revision is being staged, when nobody is deleting it."""
-    deadline = time.monotonic() + WAIT_CONDEMNED_S
+def announce(atlas: Atlas, collection: str, live: LiveSection, actor: str) -> str:
+    """Say in the manifest that this revision is being staged, when nobody is deleting it.
 
-    def successor(present: Manifest) -> Manifest | None:
-        if live.revision in present.revisions:
-            return None
+    Returns
+    -------
+    str
+        The token by which the manifest knows this writer.
+
+    Raises
+    ------
+    AtlasError
+        If an earlier deletion of the same revision does not come to its end.
+    """
+    deadline = time.monotonic() + WAIT_CONDEMNED_S
+    token = secrets.token_hex(8)
+
+    def successor(present: Manifest) -> Manifest:
         for condemned in present.condemned:
             if condemned.revision == live.revision:
                 raise _BeingDeletedError(age_s(condemned.since))
-        return present.with_staging(Staging(live.revision, live.section, actor[:200], now()))
+        who = actor[:200] or "unknown"
+        return present.with_staging(Staging(live.revision, live.section, who, now(), token))
 
     while True:
         try:
             swap(atlas, collection, successor)
         except _BeingDeletedError as error:
             if error.age_s > CONDEMNED_S:  # who condemned it was killed
-                delete_revisions(atlas, collection, [live.revision])
+                delete_revisions(atlas, collection, [live.revision], own=live.revision)
             elif time.monotonic() > deadline:
                 raise AtlasError(
                     f"an earlier deletion of this revision of section {live.section} is under way",
@@ -72,7 +84,7 @@ def announce(atlas: Atlas, collection: str, live: LiveSection, actor: str) -> No
             else:
                 time.sleep(0.2)
         else:
-            return
+            return token
 
 
 class _BeingDeletedError(Exception):

@@ -107,8 +107,12 @@ def sweep(atlas: Atlas, collection: str, *, keep: Collection[str] = ()) -> int:
     return delete_revisions(atlas, collection, [rev for rev in found if rev not in keep])
 
 
-def delete_revisions(atlas: Atlas, collection: str, revisions: Iterable[str]) -> int:
+def delete_revisions(
+    atlas: Atlas, collection: str, revisions: Iterable[str], *, own: str | None = None
+) -> int:
     """Delete the points of these revisions, but for those that are live or being staged.
+
+    `own` is a revision that the caller is about to stage and of which it has written nothing yet.
 
     No thread begins to stage between the look and the deletion: it would count points of an
     earlier attempt as there already, and publish a revision whose points are about to go. On a
@@ -116,7 +120,7 @@ def delete_revisions(atlas: Atlas, collection: str, revisions: Iterable[str]) ->
     """
     with STAGING.held():
         present = atlas.read_manifest(collection)
-        kept = STAGING.now(collection) | present.revisions
+        kept = (STAGING.now(collection) - {own}) | present.revisions
         dead = sorted(set(revisions) - kept)
         if not sole_writer(atlas):
             dead = [rev for rev in dead if present.condemns(rev)]
@@ -162,14 +166,15 @@ def vacuum(
 
     def condemning(present: Manifest) -> Manifest | None:
         fresh = {s.revision for s in present.staging if age_s(s.since) <= abandoned_after_s}
+        given_up = {s.token for s in present.staging if age_s(s.since) > abandoned_after_s}
         at_work = {c.revision for c in present.condemned if age_s(c.since) <= deleting_s}
         sections = {s.revision: s.section for s in present.staging}
         sections |= {c.revision: c.section for c in present.condemned}
-        dead = {*found, *sections} - present.revisions - fresh - at_work
-        if not dead:
+        dead = {*found, *sections} - present.revisions - fresh - at_work - STAGING.now(collection)
+        if not dead and not given_up:
             return None
         new = (Condemned(rev, sections.get(rev, ""), now()) for rev in sorted(dead))
-        return present.with_condemned(new)
+        return present.with_condemned(new, abandoned=given_up)
 
     before, after = swap(atlas, collection, condemning)
     if before is after:

@@ -19,6 +19,7 @@ from bleepdb.atlas import (
     put_panel,
     retract_section,
     sweep,
+    vacuum,
 )
 from bleepdb.errors import (
     AtlasCorruptError,
@@ -132,12 +133,18 @@ def test_the_next_writer_sweeps_what_others_left(ready, lab):
     live, batches = lab.section("S9")
     with pytest.raises(InterruptedWriterError):
         publish_section(ready, lab.COLLECTION, live, broken_off(batches, 1), actor="test")
-    done = lab.publish(ready, "S2")
-    assert (done.status, done.removed) == ("added", 10)
+    if ready.kind == "server":  # who left it may be at work: only after a day it is given up
+        assert lab.publish(ready, "S2").removed == 0
+        assert vacuum(ready, lab.COLLECTION, abandoned_after_s=-1, actor="t") == 10
+    else:
+        done = lab.publish(ready, "S2")
+        assert (done.status, done.removed) == ("added", 10)
     assert ready.facet(lab.COLLECTION, "section") == {"S1": 30, "S2": 30}
 
 
 def test_sweep_deletes_orphans_and_nothing_else(ready, lab):
+    if ready.kind == "server":
+        pytest.skip("not for atlases that several processes write to; see test_sharing.py")
     lab.publish(ready, "S1")
     assert sweep(ready, lab.COLLECTION) == 0
     live, batches = lab.section("S9")
@@ -293,13 +300,16 @@ def test_writers_in_threads_do_not_sweep_each_other(ready, lab):
     run(*(lambda n=n: writer(n) for n in ("S1", "S2", "S3")))
     assert visible(ready, lab) == {"S1": 30, "S2": 30, "S3": 30}
     assert ready.count(lab.COLLECTION) == 90
-    assert ready.read_manifest(lab.COLLECTION).generation == 18
+    # On a server a writer also says what it stages, and forgets what it has deleted.
+    generation = ready.read_manifest(lab.COLLECTION).generation
+    assert generation == (18 if ready.kind != "server" else 18 * 2 + 15)
+    assert len(ready.read_manifest(lab.COLLECTION).log) == 18
 
 
 def test_two_writers_of_one_section(ready, lab):
     run(*(lambda v=v: lab.publish(ready, "S1", v % 2) for v in range(6)))
     assert visible(ready, lab) == {"S1": 30}
-    assert sweep(ready, lab.COLLECTION) + ready.count(lab.COLLECTION) >= 30
+    vacuum(ready, lab.COLLECTION, abandoned_after_s=-1, actor="t")
     assert ready.count(lab.COLLECTION) == 30
 
 

@@ -152,11 +152,17 @@ def test_a_manifest_of_version_1_is_read(full):
 
 
 def test_staging_condemned_and_copies_come_and_go(full):
-    staged = full.with_staging(Staging("ab" * 16, "S9", "w", NOW.when))
+    staged = full.with_staging(Staging("ab" * 16, "S9", "w", NOW.when, "0a" * 8))
     assert staged.stages("ab" * 16)
     assert staged.log == full.log, "a writer at work is no change that a log tells of"
     live9 = replace(live("S9"), revision="ab" * 16)
-    done = staged.with_section(live9, NOW, condemn=True)
+    both = staged.with_staging(Staging("ab" * 16, "S9", "x", NOW.when, "0b" * 8))
+    assert both.without_staging("0a" * 8).stages("ab" * 16)
+    kept = both.with_section(live9, NOW, token="0a" * 8, condemn=True)
+    assert kept.with_section(live("S9", version=1), NOW, condemn=True).condemned == (), (
+        "another writer stages it"
+    )
+    done = staged.with_section(live9, NOW, token="0a" * 8, condemn=True)
     assert (done.stages("ab" * 16), done.condemned) == (False, ())
     newer = done.with_section(live("S9", version=1), NOW, condemn=True)
     assert newer.condemns("ab" * 16)

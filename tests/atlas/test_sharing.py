@@ -1,0 +1,260 @@
+"""Several writers on one server: who stages says so, and nobody deletes what others write."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+from bleepdb.atlas import (
+    ExactAtlas,
+    Where,
+    live_where,
+    publish_section,
+    retract_section,
+    sweep,
+    vacuum,
+)
+from bleepdb.atlas import staging as staging_module
+from bleepdb.atlas import sweeping as sweeping_module
+from bleepdb.atlas.manifest import Condemned, now
+from bleepdb.atlas.sweeping import delete_revisions
+from bleepdb.errors import AtlasError
+
+LONG_AGO = "2020-01-01T00:00:00+00:00"
+
+
+class Shared(ExactAtlas):
+    """The exact atlas where it must be treated as one that other processes write to."""
+
+    kind = "server"
+
+    def __init__(self):
+        super().__init__()
+        self.before_delete = lambda: None
+
+    def delete(self, collection, where):
+        hook, self.before_delete = self.before_delete, lambda: None
+        hook()
+        super().delete(collection, where)
+
+
+@pytest.fixture
+def shared(lab):
+    atlas = Shared()
+    lab.prepare(atlas)
+    return atlas
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stopped(batches, after=1):
+    yield from batches[:after]
+    raise StoppedError
+
+
+def stage(atlas, lab, name, version=0, **kwargs):
+    """A writer that is killed (or slow) after its first batch."""
+    live, batches = lab.section(name, version, **kwargs)
+    with pytest.raises(StoppedError):
+        publish_section(atlas, lab.COLLECTION, live, stopped(batches), actor="slow")
+    return live, batches
+
+
+def test_who_stages_says_so_and_is_left_alone(shared, lab):
+    live, _ = stage(shared, lab, "S1")
+    (entry,) = shared.read_manifest(lab.COLLECTION).staging
+    assert (entry.revision, entry.section, entry.who) == (live.revision, "S1", "slow")
+    lab.publish(shared, "S2")
+    assert vacuum(shared, lab.COLLECTION, actor="t") == 0
+    assert delete_revisions(shared, lab.COLLECTION, [live.revision]) == 0
+    assert sweep(shared, lab.COLLECTION) == 0
+    assert shared.count(lab.COLLECTION, Where(must={"rev": [live.revision]})) == 10
+    done = lab.publish(shared, "S1")
+    assert (done.status, done.written, done.resumed) == ("added", 20, 10)
+    # The killed one's word stands until it is given up, so a replacement leaves its points alone.
+    assert [s.who for s in shared.read_manifest(lab.COLLECTION).staging] == ["slow"]
+    lab.publish(shared, "S1", 1)
+    assert shared.facet(lab.COLLECTION, "rev")[live.revision] == 30
+    assert vacuum(shared, lab.COLLECTION, abandoned_after_s=-1, actor="t") == 30
+    assert shared.read_manifest(lab.COLLECTION).staging == ()
+    assert shared.facet(lab.COLLECTION, "section") == {"S1": 30, "S2": 30}
+
+
+def test_a_word_that_was_given_up_is_forgotten_where_all_is_live(shared, lab):
+    stage(shared, lab, "S1")
+    lab.publish(shared, "S1")
+    assert vacuum(shared, lab.COLLECTION, abandoned_after_s=-1, actor="t") == 0
+    assert shared.read_manifest(lab.COLLECTION).staging == ()
+    assert shared.facet(lab.COLLECTION, "section") == {"S1": 30}
+
+
+def test_a_retraction_stands_above_a_writer(shared, lab, monkeypatch):
+    monkeypatch.setattr(sweeping_module, "STAGING", sweeping_module._Registry())
+    lab.publish(shared, "S1")
+    lab.publish(shared, "S1", 1)
+    live, batches = lab.section("S1", 0)
+
+    def retracted_meanwhile():
+        yield batches[0]
+        present = shared.read_manifest(lab.COLLECTION)
+        # Another has published the same revision, and it was retracted.
+        swapped = present.with_section(live, present.log[-1])
+        assert shared.swap_manifest(lab.COLLECTION, present.generation, swapped)
+        retract_section(shared, lab.COLLECTION, "S1", actor="ethics board")
+        yield from batches[1:]
+
+    with pytest.raises(AtlasError, match="run again; nothing became visible"):
+        publish_section(shared, lab.COLLECTION, live, retracted_meanwhile(), actor="t")
+    assert shared.read_manifest(lab.COLLECTION).live == ()
+
+
+def test_a_writer_that_was_given_up_is_vacuumed_and_told(shared, lab, monkeypatch):
+    # The one who vacuums is another process, which does not know of this one's threads.
+    monkeypatch.setattr(sweeping_module, "STAGING", sweeping_module._Registry())
+    live, batches = lab.section("S1")
+
+    def vacuumed_meanwhile():
+        yield batches[0]
+        assert vacuum(shared, lab.COLLECTION, abandoned_after_s=-1, actor="t") == 10
+        yield from batches[1:]
+
+    with pytest.raises(AtlasError, match="staged 20 points of 30"):
+        publish_section(shared, lab.COLLECTION, live, vacuumed_meanwhile(), actor="t")
+
+    def vacuumed_at_the_end():
+        yield from batches
+        vacuum(shared, lab.COLLECTION, abandoned_after_s=-1, actor="t")
+        shared.upsert(lab.COLLECTION, lab.joined(batches))  # what it wrote a moment too late
+
+    with pytest.raises(AtlasError, match="was vacuumed meanwhile; run again"):
+        publish_section(shared, lab.COLLECTION, live, vacuumed_at_the_end(), actor="t")
+    assert shared.read_manifest(lab.COLLECTION).live == ()
+    assert vacuum(shared, lab.COLLECTION, abandoned_after_s=-1, actor="t") == 30
+    assert lab.publish(shared, "S1").status == "added"
+
+
+def test_back_to_a_revision_that_another_is_deleting(shared, lab, monkeypatch):
+    """The first writer has made S1 version 1 live and is about to delete version 0."""
+    monkeypatch.setattr(staging_module, "WAIT_CONDEMNED_S", 0.3)
+    lab.publish(shared, "S1", 0)
+
+    def back_again():
+        # In its place a second writer wants version 0 back. It must wait: its points would go.
+        with pytest.raises(AtlasError, match="an earlier deletion of this revision"):
+            lab.publish(shared, "S1", 0)
+
+    shared.before_delete = back_again
+    assert lab.publish(shared, "S1", 1).status == "replaced"
+    manifest = shared.read_manifest(lab.COLLECTION)
+    assert manifest.find("S1").revision == lab.revision("S1", 1)
+    assert manifest.condemned == ()
+    assert lab.publish(shared, "S1", 0).status == "replaced"
+    assert shared.facet(lab.COLLECTION, "rev") == {lab.revision("S1", 0): 30}
+
+
+def test_what_a_killed_deleter_left_is_taken_over(shared, lab):
+    lab.publish(shared, "S1", 0)
+    present = shared.read_manifest(lab.COLLECTION)
+    gone = present.without_section("S1", present.log[-1], condemn=True)
+    old = tuple(replace(c, since=LONG_AGO) for c in gone.condemned)
+    assert shared.swap_manifest(lab.COLLECTION, present.generation, replace(gone, condemned=old))
+    done = lab.publish(shared, "S1", 0)
+    assert (done.status, done.written) == ("added", 30)
+    assert shared.read_manifest(lab.COLLECTION).condemned == ()
+
+
+def test_vacuum_takes_over_what_is_condemned_for_long(shared, lab):
+    lab.publish(shared, "S1")
+    live, batches = lab.section("S9")
+    shared.upsert(lab.COLLECTION, batches[0])
+    present = shared.read_manifest(lab.COLLECTION)
+    fresh = present.with_condemned([Condemned(live.revision, "S9", now())])
+    assert shared.swap_manifest(lab.COLLECTION, present.generation, fresh)
+    assert vacuum(shared, lab.COLLECTION, actor="t") == 0, "its deleter is at work"
+    old = replace(
+        fresh, generation=fresh.generation + 1,
+        condemned=(Condemned(live.revision, "S9", LONG_AGO),),
+    )  # fmt: skip
+    assert shared.swap_manifest(lab.COLLECTION, fresh.generation, old)
+    assert vacuum(shared, lab.COLLECTION, actor="t") == 10
+    after = shared.read_manifest(lab.COLLECTION)
+    assert after.condemned == ()
+    assert "vacuumed 10 points" in after.log[-1].what
+    assert vacuum(shared, lab.COLLECTION, actor="t") == 0
+    assert shared.read_manifest(lab.COLLECTION) == after
+
+
+def test_points_that_nobody_ever_announced_are_vacuumed(shared, lab):
+    shared.upsert(lab.COLLECTION, lab.section("S9")[1][0])
+    assert vacuum(shared, lab.COLLECTION, actor="t") == 10
+    assert shared.count(lab.COLLECTION) == 0
+
+
+def test_retraction_condemns_deletes_and_forgets(shared, lab):
+    lab.publish(shared, "S1")
+    done = retract_section(shared, lab.COLLECTION, "S1", actor="t")
+    assert (done.status, done.removed) == ("retracted", 30)
+    manifest = shared.read_manifest(lab.COLLECTION)
+    assert (manifest.live, manifest.condemned) == ((), ())
+    assert shared.count(lab.COLLECTION) == 0
+
+
+def race(*calls):
+    failed, gate = [], threading.Barrier(len(calls))
+
+    def guarded(call):
+        gate.wait()
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001 - it is raised again below
+            failed.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(c,)) for c in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+def race_many(atlas, lab, rounds):
+    """Two writers at once, again and again: their own sections, and one that both replace."""
+    lab.prepare(atlas)
+    commits = 0
+    for turn in range(rounds):
+        sizes = {0: 10, 1: 20}
+
+        def writer(who, turn=turn, sizes=sizes):
+            lab.publish(atlas, f"own-{who}", turn, spots=10)
+            lab.publish(atlas, "both", 2 * turn + who, spots=sizes[who])
+
+        race(lambda: writer(0), lambda: writer(1))
+        commits += 4
+        manifest = atlas.read_manifest(lab.COLLECTION)
+        assert len([e for e in manifest.log if "section" in e.what]) == min(commits, 1000)
+        for who in (0, 1):
+            assert manifest.find(f"own-{who}").revision == lab.revision(f"own-{who}", turn)
+        last = manifest.find("both")
+        assert last.revision in {lab.revision("both", 2 * turn + who) for who in (0, 1)}
+        facet = atlas.facet(lab.COLLECTION, "section", live_where(manifest))
+        assert facet == {"both": last.spots, "own-0": 10, "own-1": 10}
+    vacuum(atlas, lab.COLLECTION, abandoned_after_s=-1, actor="t")
+    assert atlas.count(lab.COLLECTION) == sum(s.spots for s in manifest.live)
+    return commits
+
+
+def test_two_writers_race_and_no_update_is_lost(atlas, lab):
+    assert race_many(atlas, lab, 6) == 24
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_two_writers_race_a_hundred_times(atlas, lab, capsys):
+    commits = race_many(atlas, lab, 100)
+    with capsys.disabled():
+        print(f"{atlas.kind}: 100 races of two writers, {commits} commits, 0 lost")  # noqa: T201
