@@ -33,6 +33,12 @@ def lab():
     return LAB
 
 
+@pytest.fixture(scope="session")
+def running():
+    """How a wire face is started."""
+    return RUNNING
+
+
 KINDS = ["exact", "embedded", pytest.param("server", marks=pytest.mark.wire)]
 REAL = os.environ.get("QDRANT_URL")
 STORES = itertools.count()
@@ -42,8 +48,8 @@ QUICK = {"deadline_s": 20.0, "timeout_s": 10.0}
 class Servers:
     """Where tests find a server that is theirs alone: the face gives each a store of its own."""
 
-    def __init__(self, folder):
-        self._folder, self._face = folder, None
+    def __init__(self):
+        self._face = None
         self.filled_by = None  # which module's data a real server holds
 
     @property
@@ -51,7 +57,7 @@ class Servers:
         if self._face is None:
             document = RUNNING.openapi_document()
             judged = [] if document is None else ["--openapi", str(document)]
-            self._face = RUNNING.Face(self._folder, *judged)
+            self._face = RUNNING.Face(None, *judged)
         return self._face
 
     def open(self):
@@ -80,8 +86,8 @@ def empty(atlas):
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory):
-    made = Servers(tmp_path_factory.mktemp("face"))
+def servers():
+    made = Servers()
     yield made
     made.stop()
 

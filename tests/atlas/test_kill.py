@@ -1,102 +1,179 @@
-"""SIGKILL at random moments of publishing: nothing acknowledged is lost, nothing is half there."""
+"""SIGKILL at random moments of every change: nothing acknowledged is lost, nothing half there.
+
+The changes are publish, replace, retract, vacuum, building the index, compaction and copy; into a
+folder and over the wire, where now and then it is the server that is killed.
+"""
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bleepdb.atlas import live_where, open_atlas, sweep
+from bleepdb.atlas import Connection, live_where, open_atlas, vacuum
+from bleepdb.errors import EmptyAtlasError
 
-LAB = Path(__file__).with_name("lab.py")
-
-
-def killed(folder, start, rng, *, at_once):
-    """Start a writer, kill it at a random moment; return what it had said."""
-    child = subprocess.Popen(
-        [sys.executable, str(LAB), str(folder), str(start)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    first = "" if at_once else child.stdout.readline()
-    # From the start of the process, so that the creation is hit too; or among commits.
-    time.sleep(rng.uniform(0.3, 1.0) if at_once else rng.uniform(0.0, 0.6))
-    child.kill()
-    out, errors = child.communicate()
-    assert "Error" not in errors, errors
-    return [line.split() for line in (first + out).splitlines()]
+CHILD = Path(__file__).with_name("killed.py")
+SPOTS = 400
+QUICK = Connection(deadline_s=30.0, timeout_s=10.0)
 
 
-def judge(folder, lab, said, before):
-    """Open afresh, compare what is visible with what was said; return what is live now."""
-    begun = {(w[1], int(w[2])) for w in said if w[0] == "begin"}
-    expected = {**before, **{w[1]: int(w[2]) for w in said if w[0] == "done"}}
-    # A commit that was begun and not acknowledged may stand or not.
-    allowed = {
-        name: {
-            expected.get(name),
-            *(v for n, v in begun if n == name and v > expected.get(name, -1)),
-        }
-        for name in {*expected, *(n for n, _ in begun)}
-    }
-    with open_atlas(folder, create=True) as atlas:
-        if not before and not begun:
-            return {}, 0  # killed while the collection was made, or before
-        manifest = atlas.read_manifest(lab.COLLECTION)
-        where = live_where(manifest)
-        now = {}
+class Bench:
+    """An atlas and a copy of it, a child that changes them, and what must be true of them now.
+
+    Attributes
+    ----------
+    now
+        Section -> version that is live, as far as it was acknowledged or seen.
+    """
+
+    def __init__(self, lab, location, copy, seed, face=None):
+        self.lab, self.location, self.copy, self.face = lab, str(location), str(copy), face
+        self.rng = random.Random(seed)
+        self.seed = seed
+        self.now: dict[str, int] = {}
+        self.ever: set[tuple[str, int]] = set()
+        self.prepared = False
+        self.turn = 0
+        self.hit: Counter[str] = Counter()
+        self.orphans = 0
+
+    def kill_one(self):
+        """Start a child, kill it (or the server) at a random moment, judge what is left."""
+        words = [sys.executable, str(CHILD), self.location, self.copy]
+        words += [str(self.seed + self.turn), str(self.turn * 1000)]
+        at_once = self.turn % 5 == 0
+        child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        first = "" if at_once else child.stdout.readline()
+        # From the start of the process, so that the creation is hit too; or among changes.
+        time.sleep(self.rng.uniform(0.3, 1.5) if at_once else self.rng.uniform(0.0, 0.7))
+        if self.face is not None and self.turn % 4 == 3:
+            self.face.kill()
+            self.hit["the server"] += 1
+            self.face.start()
+            time.sleep(self.rng.uniform(0.2, 1.0))
+        child.kill()
+        out, errors = child.communicate()
+        assert "Error" not in errors, errors
+        self.turn += 1
+        self.judge([json.loads(line) for line in (first + out).splitlines() if line.endswith("}")])
+
+    def judge(self, said):
+        begun = None
+        for line in said:
+            self.prepared = True
+            if line["phase"] == "begin":
+                begun = line
+                if line["change"] == "publish":
+                    self.ever.add((line["section"], line["version"]))
+                continue
+            begun = None
+            if line["change"] == "publish":
+                self.now[line["section"]] = line["version"]
+            elif line["change"] == "retract":
+                self.now.pop(line["section"], None)
+        # What was begun and not acknowledged may stand or not.
+        allowed = {name: {self.now.get(name)} for name in ("S0", "S1", "S2")}
+        self.hit["nothing" if begun is None else begun["change"]] += 1
+        if begun is not None and begun["change"] == "publish":
+            allowed[begun["section"]].add(begun["version"])
+        if begun is not None and begun["change"] == "retract":
+            allowed[begun["section"]].add(None)
+        found = self.look(self.location)
+        if found is None:
+            assert not self.prepared
+            return
         for name, versions in allowed.items():
-            live = manifest.find(name)
-            matching = [
-                v
-                for v in versions
-                if v is not None and live and live.revision == lab.revision(name, v)
-            ]
-            assert matching or (None in versions and live is None), (name, versions, live)
-            if matching:
-                now[name] = matching[0]
-        assert {s.section for s in manifest.live} == set(now)
-        facet = atlas.facet(lab.COLLECTION, "section", where)
-        assert facet == dict.fromkeys(sorted(now), lab.KILL_SPOTS)
-        # Not only the number: every vector and payload of what is visible is what was given.
-        for name, version in now.items():
-            truth = lab.joined(lab.section(name, version, spots=lab.KILL_SPOTS, batch=100)[1])
-            found = atlas.retrieve(lab.COLLECTION, truth.ids, with_vectors=True)
-            for i, record in enumerate(found):
-                assert record.payload == truth.payloads[i]
-                np.testing.assert_array_equal(record.vectors["image"], truth.vectors["image"][i])
-        orphans = sweep(atlas, lab.COLLECTION)
-        assert sweep(atlas, lab.COLLECTION) == 0
-        assert atlas.count(lab.COLLECTION) == sum(s.spots for s in manifest.live)
-    return now, orphans
+            assert found.get(name) in versions, (name, versions, found)
+        self.now = found
+        copied = self.look(self.copy)
+        for name, version in (copied or {}).items():
+            assert (name, version) in self.ever
+        if said and begun is None and said[-1]["change"] == "copy":
+            assert self.now.items() <= (copied or {}).items()
+
+    def look(self, location):
+        """What is live, judged to be whole and the only thing there; None before the first."""
+        lab = self.lab
+        with open_atlas(location, create=True, connection=QUICK) as atlas:
+            if lab.COLLECTION not in atlas.collections():
+                return None
+            try:
+                manifest = atlas.read_manifest(lab.COLLECTION)
+            except EmptyAtlasError:
+                return None
+            found = {}
+            for live in manifest.live:
+                versions = [v for n, v in self.ever if n == live.section]
+                (version,) = [v for v in versions if lab.revision(live.section, v) == live.revision]
+                found[live.section] = version
+                # Not only the number: every vector and payload that is visible is what was given.
+                truth = lab.joined(lab.section(live.section, version, spots=SPOTS, batch=100)[1])
+                records = atlas.retrieve(lab.COLLECTION, truth.ids, with_vectors=True)
+                image = np.stack([r.vectors["image"] for r in records])
+                np.testing.assert_array_equal(image, truth.vectors["image"])
+                assert [r.payload for r in records] == list(truth.payloads)
+            facet = atlas.facet(lab.COLLECTION, "section", live_where(manifest))
+            assert facet == dict.fromkeys(sorted(found), SPOTS)
+            self.orphans += vacuum(atlas, lab.COLLECTION, abandoned_after_s=-1.0, actor="t") > 0
+            assert vacuum(atlas, lab.COLLECTION, abandoned_after_s=-1.0, actor="t") == 0
+            assert atlas.count(lab.COLLECTION) == SPOTS * len(found), "an orphan is left"
+            after = atlas.read_manifest(lab.COLLECTION)
+            assert (after.staging, after.condemned, after.live) == ((), (), manifest.live)
+        return found
+
+    def said(self, kills):
+        where = "through the wire" if self.face is not None else "embedded"
+        hits = ", ".join(f"{n} in {what}" for what, n in sorted(self.hit.items()))
+        return f"{kills} kills {where} ({hits}), {self.orphans} left orphans, 0 violations"
 
 
-def kill_many(folder, lab, kills, seed):
-    rng = random.Random(seed)
-    live, orphans, commits = {}, 0, 0
-    for turn in range(kills):
-        said = killed(folder, turn * 100, rng, at_once=turn % 4 == 0)
-        commits += sum(w[0] == "done" for w in said)
-        live, left = judge(folder, lab, said, live)
-        orphans += left > 0
-    return commits, orphans
+def kill_many(bench, kills):
+    for _ in range(kills):
+        bench.kill_one()
+    return bench.said(kills)
 
 
-def test_four_kills(tmp_path, lab):
-    commits, _ = kill_many(tmp_path / "atlas", lab, kills=4, seed=11)
-    assert commits > 0
+@pytest.fixture
+def wired(tmp_path, lab, running):
+    with running.Face(tmp_path / "face") as face:
+        yield lambda seed: Bench(lab, f"{face.url}/t0", f"{face.url}/t1", seed, face)
+
+
+def test_a_few_kills(tmp_path, lab):
+    bench = Bench(lab, tmp_path / "atlas", tmp_path / "copy", seed=11)
+    kill_many(bench, 5)
+    assert bench.ever
+
+
+def test_a_few_kills_through_the_wire(wired):
+    bench = wired(13)
+    kill_many(bench, 5)
+    assert bench.ever
 
 
 @pytest.mark.slow
-def test_twenty_kills(tmp_path, lab, capsys):
-    commits, interrupted = kill_many(tmp_path / "atlas", lab, kills=20, seed=12)
+@pytest.mark.timeout(3600)
+def test_a_hundred_kills(tmp_path, lab, capsys):
+    bench = Bench(lab, tmp_path / "atlas", tmp_path / "copy", seed=100)
+    said = kill_many(bench, 100)
     with capsys.disabled():
-        sys.stdout.write(f"20 kills, {commits} commits, {interrupted} left orphans, 0 violations\n")
-    assert commits > 20
-    assert interrupted > 0, "no kill fell into a commit"
+        sys.stdout.write(said + "\n")
+    assert {"publish", "retract"} <= set(bench.hit), "no kill fell into a commit"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_hundred_kills_through_the_wire(wired, capsys):
+    bench = wired(200)
+    said = kill_many(bench, 100)
+    with capsys.disabled():
+        sys.stdout.write(said + "\n")
+    assert {"publish", "retract", "the server"} <= set(bench.hit), "no kill fell into a commit"
