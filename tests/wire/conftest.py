@@ -39,10 +39,10 @@ def running():
 
 
 @pytest.fixture(scope="module")
-def _face(tmp_path_factory):
+def _face():
     document = RUNNING.openapi_document()
     judged = [] if document is None else ["--openapi", str(document)]
-    with RUNNING.Face(tmp_path_factory.mktemp("face"), *judged) as made:
+    with RUNNING.Face(None, *judged) as made:
         yield made
 
 

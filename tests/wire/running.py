@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from pathlib import Path
 
@@ -25,19 +27,28 @@ def openapi_document() -> Path | None:
     return None
 
 
+def _memory() -> str | None:
+    place = Path("/dev/shm")  # noqa: S108 - a folder with a name of its own is made there
+    usable = place.is_dir() and os.access(place, os.W_OK)
+    return str(place) if usable and shutil.disk_usage(place).free > 2**30 else None
+
+
 class Face:
     """A running face; its URL is `url`.
 
     Parameters
     ----------
     root
-        Where it keeps its collections.
+        Where it keeps its collections; None for a folder of its own, in memory where there is
+        such a place, which is removed at the end: the engine waits for the disk again and again.
     options
         Further words of its command line.
     """
 
-    def __init__(self, root: Path, *options: str, port: int = 0) -> None:
-        self.root, self.options, self.port = root, options, port
+    def __init__(self, root: Path | None, *options: str, port: int = 0) -> None:
+        self._own = None if root is not None else tempfile.TemporaryDirectory(dir=_memory())
+        self.root = root if root is not None else Path(self._own.name)
+        self.options, self.port = options, port
         self.start()
 
     def start(self) -> None:
@@ -83,3 +94,5 @@ class Face:
             self.process.communicate(timeout=10)
         if self.process.poll() is None:
             self.kill()
+        if self._own is not None:
+            self._own.cleanup()
