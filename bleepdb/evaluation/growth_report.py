@@ -222,7 +222,7 @@ class GrowthReport:
 
         return (
             f"from {first.added} to {last.added} {self.settings.by}s, growing without retraining "
-            f"brings {gains(GROWN)}; without the low-rank map too {gains(PLAIN)}; "
+            f"brings {gains(GROWN)}; with the low-rank map left out it brings {gains(PLAIN)}; "
             f"retraining brings {gains(RETRAINED)}"
         )
 

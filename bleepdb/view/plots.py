@@ -119,7 +119,7 @@ def score_curves(
     floors
         Gene set -> name and height of a level line.
     """
-    figure = Figure(figsize=(3.6 * len(panels) + 0.4, 3.6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(3.6 * len(panels) + 0.4, 3.8), dpi=110, layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for place, (name, curves) in zip(axes, panels.items(), strict=True):
         for number, (label, (mean, spread)) in enumerate(curves.items()):
@@ -127,8 +127,8 @@ def score_curves(
             centre, half = np.asarray(mean), np.asarray(spread)
             place.fill_between(at, centre - half, centre + half, color=colour, alpha=0.15, lw=0)
             place.plot(at, centre, color=colour, marker=marker, label=label)
-        label, height = floors[name]
-        place.axhline(height, color="0.4", linestyle=":", label=label)
+        floor, height = floors[name]
+        place.axhline(height, color="0.4", linestyle=":", label=floor)
         place.set_title(name, fontsize=10)
         place.set_xlabel(x_label, fontsize=9)
         if len(at) <= MOST_TICKS:
@@ -136,7 +136,10 @@ def score_curves(
         place.tick_params(labelsize=8)
         place.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("mean PCC per gene, held out", fontsize=9)
-    axes[0].legend(fontsize=8, frameon=False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False
+    )
     figure.suptitle(title, fontsize=11)
     with whole_file(path) as part:
         figure.savefig(part, format="png")

@@ -96,16 +96,17 @@ def test_sections_of_one_donor_are_drawn_together():
 def test_the_sentence_says_what_share_comes_without_retraining_where_that_is_sure():
     report = made(5, gain=0.08)
     assert report.summary() == (
-        "from 1 to 2 donors, growing without retraining brings +0.100 on HEG (50%); without the "
-        "low-rank map too +0.100 on HEG (50%); retraining brings +0.200 on HEG"
+        "from 1 to 2 donors, growing without retraining brings +0.100 on HEG (50%); with the "
+        "low-rank map left out it brings +0.100 on HEG (50%); retraining brings +0.200 on HEG"
     )
     walks = [
         Walk(w.split, w.order, (w.steps[0], replace(w.steps[1], retrained=w.steps[0].retrained)))
         for w in report.walks
     ]
     assert GrowthReport(walks, report.settings, report.donors, {}).summary() == (
-        "from 1 to 2 donors, growing without retraining brings +0.100 on HEG; without the "
-        "low-rank map too +0.100 on HEG; retraining brings +0.000 on HEG (not surely above 0)"
+        "from 1 to 2 donors, growing without retraining brings +0.100 on HEG; with the "
+        "low-rank map left out it brings +0.100 on HEG; retraining brings +0.000 on HEG "
+        "(not surely above 0)"
     )
 
 
