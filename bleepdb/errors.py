@@ -12,6 +12,7 @@
     ├── AtlasError               an atlas location that cannot be used
     │   ├── AtlasLockedError     another process holds it
     │   ├── AtlasCorruptError    what is stored is not what was written
+    │   ├── AtlasMovedError      what was searched was replaced or retracted meanwhile
     │   ├── EmptyAtlasError      nothing is live there
     │   ├── SpaceMismatchError   the model and the collection define different spaces
     │   └── PayloadError         an expression payload that does not decode
@@ -103,6 +104,10 @@ class AtlasLockedError(AtlasError):
 
 class AtlasCorruptError(AtlasError):
     """What is stored is not what was written."""
+
+
+class AtlasMovedError(AtlasError):
+    """What a reader rests on was replaced or retracted before it was done."""
 
 
 class EmptyAtlasError(AtlasError):

@@ -55,7 +55,7 @@ def demo(
     from bleepdb.evaluation import Report, Settings, compare, known_ceiling, run
     from bleepdb.files import write_json
     from bleepdb.indexing import index_section
-    from bleepdb.querying import Query, QuerySettings, check_unchanged, query_slide
+    from bleepdb.querying import Query, QuerySettings, query_slide, write_current
     from bleepdb.tissue import Spots, read_sheet
     from bleepdb.training import fit
 
@@ -102,7 +102,7 @@ def demo(
                 progress=lambda _: move,
             )
         path = out_folder / "imputed.h5ad"
-        imputed.write(path, still_valid=lambda: check_unchanged(atlas, imputed))
+        imputed = write_current(imputed, atlas, path)
 
     comparison = compare(path, target)
     genes = _picture(comparison, imputed, target, train_on, by, out_folder / "genes.png")

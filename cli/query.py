@@ -129,15 +129,16 @@ def query(
         raise InputError("no such slide", where=slide, hint="check the path")
     named = gene_file(genes)
     refuse_output(out, reads=(slide, spots, named))
+    from bleepdb import ledger, names
     from bleepdb.atlas import resolve
     from bleepdb.encoders import load_model
     from bleepdb.indexing import model_of
     from bleepdb.querying import (
         Query,
         QuerySettings,
-        check_unchanged,
         parse_conditions,
         query_slide,
+        write_current,
     )
     from bleepdb.tissue import read_spots
 
@@ -179,7 +180,14 @@ def query(
             raise GeneError(error.what, where=named or error.where, hint=error.hint) from error
         bars.close()
         with bar("writing") as move:
-            made.write(out, progress=move, still_valid=lambda: check_unchanged(place, made))
+            made = write_current(made, place, out, progress=move)
+        ledger.record(
+            out,
+            atlas=place.location,
+            collection=collection,
+            donors=made.references[names.DONOR],
+            sections=made.references[names.SECTION],
+        )
     facts = made.facts
     for text in facts["warnings"]:
         warn(text)

@@ -15,7 +15,7 @@ from bleepdb.files import cache_dir, canonical_json, digest, whole_file
 from bleepdb.tissue import open_slide, read_tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 ROWS_AT_ONCE = 4096
 
 FOLDER = "features"
+SLIDE = "slide"  # in the metadata of a file: the digest of the slide that it is of
 
 
 def extract(
@@ -107,7 +108,7 @@ def extract(
             return np.zeros((0, width), np.float32)
         if kept is None:
             return np.concatenate(list(blocks))
-        _write(kept, blocks, len(places))
+        _write(kept, blocks, len(places), slide.digest)
     found = _read(kept, len(places), mapped)
     if found is None:
         raise ModelError(
@@ -134,6 +135,25 @@ def _features(
         done += b
         if progress is not None:
             progress(done, n)
+
+
+def drop_features(slide_digests: Collection[str]) -> int:
+    """Remove the cached features of some slides; return how many files went.
+
+    A file that does not say of which slide it is, or cannot be read, goes as well: what is cached
+    can be computed again.
+    """
+    count = 0
+    for path in sorted((cache_dir() / FOLDER).glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy") as file:
+                slide = (file.metadata() or {}).get(SLIDE)
+        except (SafetensorError, OSError):
+            slide = None
+        if slide is None or slide in slide_digests:
+            path.unlink(missing_ok=True)
+            count += 1
+    return count
 
 
 def _cache_file(
@@ -163,10 +183,8 @@ class _Checksum:
 
     def __init__(self, n: int, width: int) -> None:
         self._total = hashlib.sha256()
-        for part in (b"features", (4 * n * width).to_bytes(8, "little")):
-            if part == b"features":
-                self._total.update(len(part).to_bytes(8, "little"))
-            self._total.update(part)
+        name, size = b"features", 4 * n * width
+        self._total.update(len(name).to_bytes(8, "little") + name + size.to_bytes(8, "little"))
 
     def add(self, block: NDArray[np.float32]) -> None:
         """See the next rows."""
@@ -177,10 +195,10 @@ class _Checksum:
         return self._total.hexdigest()
 
 
-def _header(n: int, width: int, checksum: str) -> bytes:
+def _header(n: int, width: int, slide_digest: str, checksum: str) -> bytes:
     """Return the header of a safetensors file that holds them."""
     about = {
-        "__metadata__": {"digest": checksum},
+        "__metadata__": {"digest": checksum, SLIDE: slide_digest},
         "features": {"dtype": "F32", "shape": [n, width], "data_offsets": [0, 4 * n * width]},
     }
     text = json.dumps(about, separators=(",", ":")).encode()
@@ -188,7 +206,7 @@ def _header(n: int, width: int, checksum: str) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _write(path: Path, blocks: Iterable[NDArray[np.float32]], n: int) -> None:
+def _write(path: Path, blocks: Iterable[NDArray[np.float32]], n: int, slide_digest: str) -> None:
     """Write features as they come, whole or not at all; the header is completed last."""
     with whole_file(path) as part, part.open("wb") as file:
         seen: _Checksum | None = None
@@ -197,12 +215,12 @@ def _write(path: Path, blocks: Iterable[NDArray[np.float32]], n: int) -> None:
             if seen is None:
                 width = block.shape[1]
                 seen = _Checksum(n, width)
-                file.write(_header(n, width, "0" * 64))
+                file.write(_header(n, width, slide_digest, "0" * 64))
             seen.add(block)
             file.write(np.ascontiguousarray(block, dtype="<f4").data)
         if seen is not None:
             file.seek(0)
-            file.write(_header(n, width, seen.text()))
+            file.write(_header(n, width, slide_digest, seen.text()))
 
 
 def _read(path: Path, n: int, mapped: bool) -> NDArray[np.float32] | None:

@@ -5,7 +5,12 @@ from bleepdb.imputation.evidence import Evidence, explain
 from bleepdb.imputation.neighbours import nearest
 from bleepdb.imputation.references import Group, LowRank, measured_whole, only_measured
 from bleepdb.imputation.smoothing import mixing, smooth
-from bleepdb.imputation.uncertainty import effective_donors, effective_neighbours, top_similarity
+from bleepdb.imputation.uncertainty import (
+    effective_donors,
+    effective_neighbours,
+    spots_by_donor,
+    top_similarity,
+)
 from bleepdb.imputation.weights import METHODS, effective_weights, local_weights
 
 __all__ = [
@@ -25,5 +30,6 @@ __all__ = [
     "nearest",
     "only_measured",
     "smooth",
+    "spots_by_donor",
     "top_similarity",
 ]

@@ -11,7 +11,7 @@ from bleepdb.imputation.kernels import sums_of_rows
 from bleepdb.imputation.references import check_columns, only_measured
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import scipy.sparse as sp
     from numpy.typing import NDArray
@@ -174,15 +174,22 @@ class Aggregator:
 
         Queries without neighbours are left out. (genes,) float64; NaN where all are.
         """
-        self._check(W)
-        counts = np.stack(
-            [np.diff(W[:, g.columns].indptr).astype(np.float64) for g in self.groups], axis=1
-        )
-        total = counts.sum(axis=1)
-        if not (total > 0).any():
+        return self.coverage_of([W])
+
+    def coverage_of(self, blocks: Iterable[sp.csr_matrix]) -> NDArray[np.float64]:
+        """Return `coverage` of W whose rows come in blocks."""
+        shares, queries = np.zeros(len(self.groups)), 0
+        for W in blocks:
+            self._check(W)
+            counts = np.stack(
+                [np.diff(W[:, g.columns].indptr).astype(np.float64) for g in self.groups], axis=1
+            )
+            total = counts.sum(axis=1)
+            shares += (counts[total > 0] / total[total > 0, None]).sum(axis=0)
+            queries += int((total > 0).sum())
+        if not queries:
             return np.full(len(self.genes), np.nan)
-        share = (counts[total > 0] / total[total > 0, None]).mean(axis=0)
-        return np.asarray(share @ self._measured)
+        return np.asarray(shares / queries @ self._measured)
 
     def measured_by(self, gene: int) -> NDArray[np.bool_]:
         """Tell which references measured a gene, (references,) bool."""

@@ -58,11 +58,15 @@ def effective_donors(W: sp.csr_matrix, donors: Sequence[str]) -> NDArray[np.floa
     if len(donors) != W.shape[1]:
         message = f"{len(donors)} donors for {W.shape[1]} references"
         raise ValueError(message)
+    return effective_neighbours(abs(sp.csr_matrix(W, dtype=np.float64)) @ spots_by_donor(donors))
+
+
+def spots_by_donor(donors: Sequence[str]) -> sp.csr_matrix:
+    """Return which spot is whose, (spots, donors) float64 of ones, donors in order of names."""
     names, code = np.unique(np.asarray(donors, dtype=np.str_), return_inverse=True)
-    belongs = sp.csr_matrix(
+    return sp.csr_matrix(
         (np.ones(len(code)), (np.arange(len(code)), code)), shape=(len(code), len(names))
     )
-    return effective_neighbours(abs(sp.csr_matrix(W, dtype=np.float64)) @ belongs)
 
 
 def top_similarity(scores: NDArray[Any], columns: NDArray[np.integer[Any]]) -> NDArray[np.float32]:

@@ -2,8 +2,9 @@
 
 from bleepdb.querying.filters import Condition, parse_conditions
 from bleepdb.querying.output import Imputed, Opened, open_imputed
+from bleepdb.querying.run import check_space, check_unchanged, write_current
 from bleepdb.querying.settings import QUERY_METHODS, Query, QuerySettings
-from bleepdb.querying.slide import check_space, check_unchanged, query_slide
+from bleepdb.querying.slide import query_slide
 
 __all__ = [
     "QUERY_METHODS",
@@ -17,4 +18,5 @@ __all__ = [
     "open_imputed",
     "parse_conditions",
     "query_slide",
+    "write_current",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bleepdb.imputation import Aggregator
+    from bleepdb.querying.rows import WeightRows
 
 FORMAT_VERSION = 1
-ROWS_A_BLOCK = 1024
 REFERENCE_COLUMNS = frozenset(
     {names.SECTION, names.DONOR, names.BARCODE, names.X_PX, names.Y_PX, names.REV}
 )
@@ -48,8 +48,10 @@ class Imputed:
 
     Attributes
     ----------
-    weights
-        (n, references) CSR float32: W.
+    rows
+        W (places, references), made a block of rows at a time.
+    longest
+        References of the place that has most of them.
     references
         One row a reference: id, section, donor, barcode, x_px, y_px, rev.
     aggregator
@@ -64,9 +66,12 @@ class Imputed:
         ``uns["bleepdb"]`` without the references: run card, settings, atlas and model.
     neighbour_sd
         Whether the layer ``neighbor_sd`` is written.
+    renew
+        Searches again on the atlas as it now stands, with the places as they were encoded.
     """
 
-    weights: sp.csr_matrix
+    rows: WeightRows
+    longest: int
     references: pd.DataFrame
     aggregator: Aggregator
     obs: pd.DataFrame
@@ -75,6 +80,12 @@ class Imputed:
     spatial: dict[str, Any]
     about: dict[str, Any]
     neighbour_sd: bool = False
+    renew: Callable[[], Imputed] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def weights(self) -> sp.csr_matrix:
+        """All of W, (places, references) CSR float32. For small jobs."""
+        return self.rows.whole()
 
     @property
     def thumbnail(self) -> NDArray[np.uint8]:
@@ -94,13 +105,12 @@ class Imputed:
         return facts
 
     def __len__(self) -> int:
-        return int(self.weights.shape[0])
+        return len(self.rows)
 
     def blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Yield (rows, values (rows, genes) float32) from first to last."""
-        for start in range(0, len(self), ROWS_A_BLOCK):
-            rows = slice(start, min(start + ROWS_A_BLOCK, len(self)))
-            yield rows, self.aggregator.impute(self.weights[rows]).values
+        for rows, W in self.rows.blocks():
+            yield rows, self.aggregator.impute(W).values
 
     def values(self) -> NDArray[np.float32]:
         """Return all values, (n, genes) float32."""
@@ -111,15 +121,17 @@ class Imputed:
 
     def frame(self) -> ad.AnnData:
         """Return the AnnData without values: everything but X and layers."""
+        made = self._bare()
         columns, weights = padded_rows(self.weights)
+        made.obsm[names.NEIGHBOURS_KEY], made.obsm[names.WEIGHTS_KEY] = columns, weights
+        return made
+
+    def _bare(self) -> ad.AnnData:
+        """Return it without weights as well."""
         return ad.AnnData(
             obs=self.obs,
             var=self.var,
-            obsm={
-                names.SPATIAL: self.xy_px,
-                names.NEIGHBOURS_KEY: columns,
-                names.WEIGHTS_KEY: weights,
-            },
+            obsm={names.SPATIAL: self.xy_px},
             uns={
                 names.SPATIAL: self.spatial,
                 "log1p": {},
@@ -154,46 +166,58 @@ class Imputed:
             Called last, before the file takes its name; raises where the result no longer holds.
         """
         with whole_file(path) as part:
-            self.frame().write_h5ad(part, compression="gzip")
+            self._bare().write_h5ad(part, compression="gzip")
+            width, genes = max(1, self.longest), len(self.var)
             with h5py.File(part, "r+") as file:
-                x = self._dataset(file, "X")
-                sd = self._dataset(file, f"layers/{names.NEIGHBOUR_SD_LAYER}", self.neighbour_sd)
-                for rows, block in self.blocks():
-                    x[rows] = block
+                x = self._dataset(file, "X", genes)
+                near = self._dataset(file, f"obsm/{names.NEIGHBOURS_KEY}", width, "<i4")
+                shares = self._dataset(file, f"obsm/{names.WEIGHTS_KEY}", width)
+                sd = None
+                if self.neighbour_sd:
+                    sd = self._dataset(file, f"layers/{names.NEIGHBOUR_SD_LAYER}", genes)
+                for rows, W in self.rows.blocks():
+                    x[rows] = self.aggregator.impute(W).values
+                    near[rows], shares[rows] = padded_rows(W, width)
                     if sd is not None:
-                        sd[rows] = self.aggregator.neighbour_sd(self.weights[rows])
+                        sd[rows] = self.aggregator.neighbour_sd(W)
                     if progress is not None:
                         progress(rows.stop, len(self))
             if still_valid is not None:
                 still_valid()
 
-    def _dataset(self, file: h5py.File, key: str, wanted: bool = True) -> h5py.Dataset:
-        """Make an empty dense array where AnnData will look for it; None where not wanted."""
-        if not wanted:
-            return None
+    def _dataset(self, file: h5py.File, key: str, width: int, kind: str = "<f4") -> h5py.Dataset:
+        """Make an empty dense array, (places, width), where AnnData will look for it."""
         if key in file:
             del file[key]
-        shape = (len(self), len(self.var))
+        shape = (len(self), width)
         chunks = (min(256, max(1, shape[0])), min(256, max(1, shape[1])))
         made = file.create_dataset(
-            key, shape, "<f4", chunks=chunks, compression="gzip", compression_opts=1, shuffle=True
+            key, shape, kind, chunks=chunks, compression="gzip", compression_opts=1, shuffle=True
         )
         made.attrs["encoding-type"] = "array"
         made.attrs["encoding-version"] = "0.2.0"
         return made
 
 
-def padded_rows(W: sp.csr_matrix) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+def padded_rows(
+    W: sp.csr_matrix, width: int | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Return the columns and weights of each row side by side, heaviest first.
+
+    Parameters
+    ----------
+    W
+        (n, references) weights.
+    width
+        m; None: the longest row (at least 1).
 
     Returns
     -------
     tuple
-        (n, m) int32 columns, -1 behind the last, and (n, m) float32 weights, 0 there; m is the
-        longest row (at least 1).
+        (n, m) int32 columns, -1 behind the last, and (n, m) float32 weights, 0 there.
     """
     lengths = np.diff(W.indptr)
-    width = max(1, int(lengths.max(initial=0)))
+    width = width or max(1, int(lengths.max(initial=0)))
     columns = np.full((W.shape[0], width), -1, dtype=np.int32)
     weights = np.zeros((W.shape[0], width), dtype=np.float32)
     rows = np.repeat(np.arange(W.shape[0]), lengths)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bleepdb.encoders import extract
 from bleepdb.errors import InputError
+from bleepdb.files import cache_dir
+from bleepdb.places import adjacency
 from bleepdb.tissue import (
     check_registration,
     edge_fraction,
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from bleepdb.tissue import Slide
 
 THUMBNAIL_PX = 2000
+FEATURES_A_BLOCK = 4_000_000
+LEAST_A_BLOCK = 64
 SPOT_OF_PITCH = 0.55  # a Visium spot is 55 µm wide at a pitch of 100 µm
 
 
@@ -45,7 +50,7 @@ class Places:
     diameter_px
         Size at which a viewer draws a place.
     features
-        (n, F) float32.
+        (n, F) float32, mapped from the cache of features.
     edge
         (n,) share of the widest field that lies outside the image.
     thumbnail, thumbnail_scale
@@ -101,6 +106,7 @@ def see(
         backbone=model.backbone(),
         max_upsampling=settings.max_upsampling,
         progress=progress,
+        mapped=True,
     )
     return Places(
         names=labels,
@@ -114,6 +120,39 @@ def see(
         slide_digest=slide_digest,
         warnings=warnings,
     )
+
+
+def embed(places: Places, model: Model) -> NDArray[np.float32]:
+    """Embed the places of a slide a block at a time, each with the places around it.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n, d) float32 unit vectors; mapped from a file without a name where they are many.
+    """
+    positions_um = places.xy_px * places.slide_mpp
+    n, width = places.features.shape
+    made = _scratch(n, model.dimension)
+    ring = None
+    if model.context is not None:
+        near = model.context
+        ring = adjacency(positions_um, inner_um=near.inner_um, outer_um=near.outer_um)
+    order = np.lexsort((positions_um[:, 0], positions_um[:, 1]))  # few places around a block
+    step = max(LEAST_A_BLOCK, FEATURES_A_BLOCK // max(width, 1))
+    for start in range(0, n, step):
+        rows = np.sort(order[start : start + step])
+        seen = rows if ring is None else np.union1d(rows, ring[rows].indices)
+        vectors = model.embed_images(np.asarray(places.features[seen]), positions_um[seen])
+        made[rows] = vectors[np.searchsorted(seen, rows)]
+    return made
+
+
+def _scratch(n: int, width: int) -> NDArray[np.float32]:
+    """Return an array to fill, (n, width): a large one lies in a file that has no name."""
+    if n * width <= FEATURES_A_BLOCK:
+        return np.empty((n, width), dtype=np.float32)
+    with TemporaryFile(dir=cache_dir()) as file:
+        return np.memmap(file, np.float32, "w+", shape=(n, width))
 
 
 def _where(

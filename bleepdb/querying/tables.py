@@ -8,18 +8,16 @@ import numpy as np
 import pandas as pd
 
 from bleepdb import names
-from bleepdb.imputation import effective_donors, effective_neighbours, top_similarity
 from bleepdb.querying.settings import PREDICTABLE
 
 if TYPE_CHECKING:
-    import scipy.sparse as sp
+    from numpy.typing import NDArray
 
     from bleepdb.atlas import Profiles
     from bleepdb.encoders import Model
-    from bleepdb.imputation import Aggregator
     from bleepdb.panel import Panel
     from bleepdb.querying.places import Places
-    from bleepdb.querying.search import Neighbours
+    from bleepdb.querying.rows import Survey
     from bleepdb.querying.settings import Query
 
 
@@ -39,23 +37,20 @@ def reference_table(profiles: Profiles) -> pd.DataFrame:
     )
 
 
-def tile_table(
-    query: Query, places: Places, found: Neighbours, W: sp.csr_matrix, profiles: Profiles
-) -> pd.DataFrame:
+def tile_table(query: Query, places: Places, seen: Survey) -> pd.DataFrame:
     """Return one row a place: where it is, and how much stands behind its values."""
     n = len(places.names)
-    nobody = np.diff(W.indptr) == 0
     made = pd.DataFrame(
         {
             names.TILE_ID: np.arange(n, dtype=np.int64),
             names.LIBRARY_ID: pd.Categorical([query.library] * n),
             names.X_PX: places.xy_px[:, 0],
             names.Y_PX: places.xy_px[:, 1],
-            names.TOP_SIMILARITY: top_similarity(found.scores, found.columns),
-            names.EFFECTIVE_NEIGHBOURS: effective_neighbours(W).astype(np.float32),
-            names.EFFECTIVE_DONORS: effective_donors(W, profiles.donor.tolist()).astype(np.float32),
+            names.TOP_SIMILARITY: seen.top_similarity,
+            names.EFFECTIVE_NEIGHBOURS: seen.effective_neighbours,
+            names.EFFECTIVE_DONORS: seen.effective_donors,
             names.EDGE_FRACTION: places.edge.astype(np.float32),
-            names.ABSTAINED: np.where(nobody, "no neighbours", "").astype(object),
+            names.ABSTAINED: np.where(seen.nobody, "no neighbours", "").astype(object),
         },
         index=pd.Index([f"{query.library}:{name}" for name in places.names], dtype=object),
     )
@@ -63,9 +58,7 @@ def tile_table(
     return made
 
 
-def gene_table(
-    genes: Panel, model: Model, aggregator: Aggregator, W: sp.csr_matrix
-) -> pd.DataFrame:
+def gene_table(genes: Panel, model: Model, coverage: NDArray[np.float32]) -> pd.DataFrame:
     """Return one row a gene: ids, coverage, and its held-out scores where the card has them."""
     symbols = _unique(genes)
     found = genes.match(model.panel)
@@ -74,7 +67,7 @@ def gene_table(
     made = pd.DataFrame(
         {
             names.GENE_IDS: list(genes.gene_ids or ("",) * len(genes)),
-            names.COVERAGE: aggregator.coverage(W).astype(np.float32),
+            names.COVERAGE: coverage,
             "in_model_panel": in_model,
         },
         index=pd.Index(symbols, dtype=object),
