@@ -5,21 +5,28 @@ Nothing heavy is imported here: each command imports what it runs when it runs.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from bleepdb import __version__
 from bleepdb.errors import BleepdbError
 
-from . import atlas_commands, demo, evaluate, explain, index, query, train
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from . import (
+    atlas_commands,
+    atlas_copies,  # noqa: F401 - adds its commands to those of `atlas`
+    atlas_retract,  # noqa: F401 - likewise
+    demo,
+    evaluate,
+    explain,
+    index,
+    query,
+    train,
+)
+from .render import help_of
 
 # The class of all faults in the words of a command line: typer carries it under changing names.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -35,13 +42,6 @@ app = typer.Typer(
 )
 
 
-def _add(command: Callable[..., None]) -> None:
-    """Add a command; the lines of a paragraph of its help run on, however wide the terminal."""
-    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
-    text = "\n\n".join(" ".join(p.split()) for p in paragraphs)
-    app.command(name=command.__name__, help=text)(command)
-
-
 for one in (
     demo.demo,
     train.train,
@@ -50,7 +50,7 @@ for one in (
     evaluate.evaluate,
     explain.explain,
 ):
-    _add(one)
+    app.command(name=one.__name__, help=help_of(one))(one)
 app.add_typer(atlas_commands.app, name="atlas")
 
 

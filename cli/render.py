@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from contextlib import contextmanager
@@ -38,6 +39,17 @@ out = _console(stderr=False)
 def plain(text: str) -> str:
     """Return text from a file without what would command a terminal, and safe from markup."""
     return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
+
+
+def help_of(command: Callable[..., None]) -> str:
+    """Return a command's help; the lines of a paragraph run on, however wide the terminal."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(p.split()) for p in paragraphs)
+
+
+def megabytes(size: int) -> str:
+    """Word a number of bytes."""
+    return f"{size / 2**20:,.1f} MB"
 
 
 def error_line(text: str) -> None:

@@ -14,6 +14,7 @@ from bleepdb.atlas.connection import Address, shown_url
 from bleepdb.errors import AtlasError
 
 if TYPE_CHECKING:
+    from bleepdb.atlas.cache import purge
     from bleepdb.atlas.checks import vector_crc
     from bleepdb.atlas.commit import (
         Outcome,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     )
     from bleepdb.atlas.connection import Connection
     from bleepdb.atlas.copying import copy_collection
+    from bleepdb.atlas.describing import describe
     from bleepdb.atlas.embedded import EmbeddedAtlas
     from bleepdb.atlas.exact import ExactAtlas
     from bleepdb.atlas.exporting import export_collection
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from bleepdb.atlas.snapshotting import write_snapshot
     from bleepdb.atlas.staging import point_id
     from bleepdb.atlas.sweeping import sweep, vacuum
+    from bleepdb.atlas.tidying import tidy
     from bleepdb.atlas.verifying import Report, verify
 
 _HOMES = {
@@ -64,6 +67,7 @@ _HOMES = {
     "copy_collection": "copying",
     "decode": "payload",
     "decode_fields": "payload",
+    "describe": "describing",
     "encode": "payload",
     "export_collection": "exporting",
     "expression_fields": "payload",
@@ -76,10 +80,12 @@ _HOMES = {
     "point_id": "staging",
     "prepare_collection": "commit",
     "publish_section": "commit",
+    "purge": "cache",
     "put_panel": "panels",
     "resolve": "reading",
     "retract_section": "commit",
     "sweep": "sweeping",
+    "tidy": "tidying",
     "vacuum": "sweeping",
     "vector_crc": "checks",
     "verify": "verifying",
@@ -108,6 +114,7 @@ __all__ = [
     "copy_collection",
     "decode",
     "decode_fields",
+    "describe",
     "encode",
     "export_collection",
     "expression_fields",
@@ -121,11 +128,13 @@ __all__ = [
     "point_id",
     "prepare_collection",
     "publish_section",
+    "purge",
     "put_panel",
     "refuse_location",
     "resolve",
     "retract_section",
     "sweep",
+    "tidy",
     "vacuum",
     "vector_crc",
     "verify",

@@ -1,0 +1,103 @@
+"""The ledger: where imputed outputs of this machine went, so that a retraction can name them.
+
+One JSON object a line in ``outputs.jsonl`` in the cache folder, for its owner alone. It is a help
+to memory and no proof: who deletes the cache, or moves a file, is not followed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from bleepdb.files import cache_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+LEDGER_FILE: Final = "outputs.jsonl"
+
+
+@dataclass(frozen=True)
+class Output:
+    """One imputed file.
+
+    Attributes
+    ----------
+    path
+        Where it was written, absolute.
+    atlas, collection
+        What was asked, secrets left out.
+    donors, sections
+        Whose spots its values rest on.
+    when
+        ISO 8601, UTC.
+    """
+
+    path: str
+    atlas: str
+    collection: str
+    donors: tuple[str, ...]
+    sections: tuple[str, ...]
+    when: str
+
+
+def record(
+    path: Path, *, atlas: str, collection: str, donors: Iterable[str], sections: Iterable[str]
+) -> None:
+    """Add an output to the ledger. Where that cannot be done, a warning says so."""
+    entry = Output(
+        str(path.absolute()),
+        atlas,
+        collection,
+        tuple(sorted(set(donors))),
+        tuple(sorted(set(sections))),
+        datetime.now(UTC).isoformat("T", "seconds"),
+    )
+    line = json.dumps(asdict(entry), ensure_ascii=False) + "\n"
+    try:
+        # One write at the end of the file: lines of several processes do not mix.
+        handle = os.open(cache_dir() / LEDGER_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(handle, line.encode())
+        finally:
+            os.close(handle)
+    except OSError as error:
+        log.warning("a retraction will not know of %s: %s", path, error)
+
+
+def outputs() -> list[Output]:
+    """Return all outputs that were recorded, oldest first; what cannot be read is passed over."""
+    path = cache_dir() / LEDGER_FILE
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        log.warning("%s cannot be read: %s", path, error)
+        return []
+    made, damaged = [], 0
+    for line in lines:
+        try:
+            found = json.loads(line)
+            made.append(
+                Output(
+                    str(found["path"]),
+                    str(found["atlas"]),
+                    str(found["collection"]),
+                    tuple(map(str, found["donors"])),
+                    tuple(map(str, found["sections"])),
+                    str(found["when"]),
+                )
+            )
+        except (ValueError, KeyError, TypeError, RecursionError):
+            damaged += 1
+    if damaged:
+        log.warning("%s: %d lines cannot be read", path, damaged)
+    return made
