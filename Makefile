@@ -6,10 +6,10 @@ STAMP  := $(VENV)/.bleepdb-installed
 OUT    ?= demo_out
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint types bench clean
+.PHONY: help demo test test-all test-server lint types bench clean
 
 help: ## list the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"bleepdb needs Python 3.11 to 3.13, this is {v[0]}.{v[1]}; run: make PYTHON=python3.12 ...")'
@@ -25,6 +25,9 @@ test: $(STAMP) ## the default tests: offline, no GPU, no server
 
 test-all: $(STAMP) ## the default tests and the slow ones
 	$(BIN)/python -m pytest -m "not gpu and not server and not network"
+
+test-server: $(STAMP) ## the tests of the server atlas on a real Qdrant: QDRANT_URL, or one that Docker starts
+	@PYTHON=$(BIN)/python sh tools/test_server.sh
 
 lint: $(STAMP) ## ruff and the floors (import-linter, on the unpacked wheel)
 	$(BIN)/ruff check .
