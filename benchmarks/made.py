@@ -104,13 +104,14 @@ def section_points(fields, vectors, number, batch=1_000):
     donor, held = f"d{number % 4}", panel().digest
 
     def payload(i):
+        expression = fields[i % len(fields)]
         return {
             "rev": revision, "section": section, "donor": donor, "species": "human",
             "tissue": "bench", "assay": "made", "barcode": f"b{i}", "x_px": float(i % 70),
             "y_px": float(i // 70), "panel": held,
-            "library_total": fields[i % len(fields)]["total"],
+            "library_total": expression["total"],
             "vcrc": vector_crc({KEY: vectors[i]}),
-        } | fields[i % len(fields)]  # fmt: skip
+        } | expression  # fmt: skip
 
     def batches():
         for first in range(rows.start, rows.stop, batch):
@@ -125,6 +126,19 @@ def section_points(fields, vectors, number, batch=1_000):
 def encoded(made):
     """Payload fields of each distinct spot."""
     return [expression_fields(genes, counts) for genes, counts in made]
+
+
+class Fields:
+    """The same, encoded anew whenever they are asked for: for ingest, where encoding counts."""
+
+    def __init__(self, made):
+        self._made = made
+
+    def __len__(self):
+        return len(self._made)
+
+    def __getitem__(self, i):
+        return expression_fields(*self._made[i])
 
 
 def fill(atlas, fields, vectors):
