@@ -25,6 +25,7 @@ from bleepdb.atlas import (
     put_panel,
     vector_crc,
 )
+from bleepdb.atlas.digests import PLACES
 from bleepdb.encoders import extract, model_from_blobs, model_to_blobs
 from bleepdb.errors import EmptyAtlasError
 from bleepdb.files import digest
@@ -113,6 +114,71 @@ def model_of(atlas: Atlas, collection: str) -> Model:
     return model_from_blobs(stored, where=f"{atlas.location}/{collection}/{MODEL_FOLDER}")
 
 
+def revision_of(section: Section, model: Model, fields: Sequence[str] = ()) -> str:
+    """Return the revision that a section has once it is indexed: a digest of all it depends on.
+
+    Parameters
+    ----------
+    section, model, fields
+        As in `index_section`.
+
+    Raises
+    ------
+    SectionError, SlideError
+        As `index_section`.
+    """
+    return _revision(section, model, fields)[0]
+
+
+def _revision(section: Section, model: Model, fields: Sequence[str]) -> tuple[str, str]:
+    """Return the revision, and the digest of the slide."""
+    check_fit(section, model)
+    assert section.slide_path is not None  # noqa: S101 - checked just now
+    with open_slide(section.slide_path, mpp=section.known_mpp) as slide:
+        slide_digest = slide.digest
+    revision = digest(
+        "revision", section.digest, slide_digest, model.space_id, CODEC_FAMILY, *sorted(fields)
+    )[:32]
+    return revision, slide_digest
+
+
+def is_live(section: Section, model: Model, atlas: Atlas, *, fields: Sequence[str] = ()) -> bool:
+    """Tell whether `index_section` would find nothing to do."""
+    collection = names.collection_name(section.tissue, model.space_id)
+    if collection not in atlas.collections():
+        return False
+    try:
+        live = atlas.read_manifest(collection).revisions
+    except EmptyAtlasError:
+        return False
+    return revision_of(section, model, fields) in live
+
+
+def encode_section(
+    section: Section,
+    model: Model,
+    *,
+    max_upsampling: float = 1.1,
+    progress: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Encode the tiles of a section's spots, (spots, F) float32; they are kept on disk.
+
+    Done before an embedded atlas is opened, it keeps the time short in which others wait for it.
+    Parameters and errors as in `index_section`.
+    """
+    check_fit(section, model)
+    assert section.slide_path is not None  # noqa: S101 - checked just now
+    return extract(
+        section.slide_path,
+        section.xy_px,
+        slide_mpp=section.known_mpp,
+        spec=model.feature_spec,
+        backbone=model.backbone(),
+        max_upsampling=max_upsampling,
+        progress=progress,
+    )
+
+
 def index_section(
     section: Section,
     model: Model,
@@ -153,11 +219,7 @@ def index_section(
     """
     found = check_fit(section, model)
     assert section.slide_path is not None  # noqa: S101 - checked just now
-    with open_slide(section.slide_path, mpp=section.known_mpp) as slide:
-        slide_digest = slide.digest
-    revision = digest(
-        "revision", section.digest, slide_digest, model.space_id, CODEC_FAMILY, *sorted(fields)
-    )[:32]
+    revision, slide_digest = _revision(section, model, fields)
     collection = names.collection_name(section.tissue, model.space_id)
     blobs = model_blobs(model)
     vectors = {names.IMAGE: model.dimension, names.EXPRESSION: model.dimension}
@@ -265,16 +327,7 @@ def _points(
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[Points]:
     """Encode the section and yield its points; nothing runs before the first is asked for."""
-    assert section.slide_path is not None  # noqa: S101 - `check_fit` has seen to it
-    features = extract(
-        section.slide_path,
-        section.xy_px,
-        slide_mpp=section.known_mpp,
-        spec=model.feature_spec,
-        backbone=model.backbone(),
-        max_upsampling=max_upsampling,
-        progress=progress,
-    )
+    features = encode_section(section, model, max_upsampling=max_upsampling, progress=progress)
     image = model.embed_images(features, section.xy_um)
     expression = model.embed_profiles(model_profiles(section, model))
     panel, order = stored_panel(atlas, manifest.collection, manifest, section)
@@ -301,8 +354,8 @@ def _points(
                 common
                 | {
                     names.BARCODE: str(section.barcodes[i]),
-                    names.X_PX: float(section.xy_px[i, 0]),
-                    names.Y_PX: float(section.xy_px[i, 1]),
+                    names.X_PX: round(float(section.xy_px[i, 0]), PLACES),
+                    names.Y_PX: round(float(section.xy_px[i, 1]), PLACES),
                     names.LIBRARY_TOTAL: int(section.totals[i]),
                     names.VCRC: vector_crc(vectors),
                 }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from bleepdb.errors import EmptyAtlasError
 
 from .connecting import OPENING, Opening, connected
 from .inputs import (
@@ -62,7 +65,7 @@ def index(
     """
     from bleepdb.admission import check_fields, check_sections
     from bleepdb.encoders import load_model
-    from bleepdb.indexing import index_section
+    from bleepdb.indexing import encode_section, index_section, is_live
 
     opening.check_writable(atlas)
     rows = without(
@@ -76,6 +79,12 @@ def index(
     sections = load_all(rows, slide_mpp=slide_mpp, min_counts=min_counts, min_genes=min_genes)
     most = most_upsampling(allowed=allow_upsampling)
     check_sections(sections, trained, max_upsampling=most)
+    waiting = sections
+    with contextlib.suppress(EmptyAtlasError), opening.open(atlas) as place:
+        waiting = [s for s in sections if not is_live(s, trained, place, fields=field or ())]
+    for one in waiting:  # others may use the atlas meanwhile
+        with bar(f"encoding {one.section}") as move:
+            encode_section(one, trained, max_upsampling=most, progress=move)
     done = []
     with opening.open(atlas, create=True) as place:
         for one in sections:

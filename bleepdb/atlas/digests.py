@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_NUMBERS = struct.Struct("<2d4Q")
+_NUMBERS = struct.Struct("<2q4Q")
+PLACES = 3  # decimals of a position that are stored: a thousandth of a pixel
 
 
 def point_digest(
@@ -51,10 +52,10 @@ def point_digest(
         32 bytes.
     """
     total = hashlib.sha256(uuid.UUID(identity).bytes)
-    # Numbers as numbers: a server may give 10 for 10.0.
+    # In thousandths: the engine reads other numbers back with their last bit changed.
     total.update(
         _NUMBERS.pack(
-            payload[X_PX], payload[Y_PX],
+            round(payload[X_PX] * 10**PLACES), round(payload[Y_PX] * 10**PLACES),
             payload[NNZ], payload[TOTAL], payload[LIBRARY_TOTAL], payload[VCRC],
         )
     )  # fmt: skip

@@ -5,16 +5,14 @@ Everything goes through the command line, in this process, as a person would typ
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TRAINING = ("donor-a", "donor-b")
 HELD_OUT = "donor-c"
@@ -112,3 +110,14 @@ def lab(sections, tmp_path_factory) -> Lab:
 
 
 SLIDE_MPP = 1.6
+
+
+@pytest.fixture(scope="session")
+def running():
+    """How a wire face is started (`tests/wire`)."""
+    path = Path(__file__).parents[1] / "wire" / "running.py"
+    found = importlib.util.spec_from_file_location("bleepdb_tests_wire_running", path)
+    module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module
+    found.loader.exec_module(module)
+    return module
