@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 from qdrant_client import models
@@ -258,13 +259,8 @@ class ServerAtlas:
         spec = self._spec(collection)
         checks.check_points(spec, points, where=self._place(collection))
         for rows in rows_at_once(points):
-            batch = structs(points, rows)
-            self._client.call(
-                "write points",
-                lambda q, batch=batch: q.upsert(collection, batch, wait=True),
-                collection=collection,
-                writes=True,
-            )
+            upsert = methodcaller("upsert", collection, structs(points, rows), wait=True)
+            self._client.call("write points", upsert, collection=collection, writes=True)
 
     def query_batch(
         self,
@@ -287,7 +283,7 @@ class ServerAtlas:
         condition = filter_of(where)
         params = models.SearchParams(hnsw_ef=HNSW_EF, exact=exact)
 
-        def search(rows: Sequence[Sequence[float]], most: int) -> list[list[tuple[float, str]]]:
+        def search(rows: Sequence[list[float]], most: int) -> list[list[tuple[float, str]]]:
             requests = [
                 models.QueryRequest.model_construct(
                     query=row,
@@ -329,18 +325,14 @@ class ServerAtlas:
         distinct = list(dict.fromkeys(ids))
         found: dict[str, Record] = {}
         for start in range(0, len(distinct), RETRIEVE_AT_ONCE):
-            part = distinct[start : start + RETRIEVE_AT_ONCE]
-            read = self._client.call(
-                "read points",
-                lambda q, part=part: q.retrieve(
-                    collection,
-                    part,
-                    with_payload=wanted(fields, with_vectors=with_vectors),
-                    with_vectors=with_vectors,
-                ),
-                collection=collection,
+            retrieve = methodcaller(
+                "retrieve",
+                collection,
+                distinct[start : start + RETRIEVE_AT_ONCE],
+                with_payload=wanted(fields, with_vectors=with_vectors),
+                with_vectors=with_vectors,
             )
-            for one in read:
+            for one in self._client.call("read points", retrieve, collection=collection):
                 record = record_of(one, fields, with_vectors=with_vectors, where=place)
                 found[record.id] = record
         missing = [i for i in distinct if i not in found]
@@ -373,19 +365,16 @@ class ServerAtlas:
     ) -> Iterator[list[Record]]:
         offset: Any = None
         while True:
-            start = offset
-            found, offset = self._client.call(
-                "read points",
-                lambda q, start=start: q.scroll(
-                    collection,
-                    scroll_filter=condition,
-                    limit=batch,
-                    offset=start,
-                    with_payload=wanted(fields, with_vectors=with_vectors),
-                    with_vectors=with_vectors,
-                ),
-                collection=collection,
+            scroll = methodcaller(
+                "scroll",
+                collection,
+                scroll_filter=condition,
+                limit=batch,
+                offset=offset,
+                with_payload=wanted(fields, with_vectors=with_vectors),
+                with_vectors=with_vectors,
             )
+            found, offset = self._client.call("read points", scroll, collection=collection)
             if found:
                 place = self._place(collection)
                 yield [record_of(r, fields, with_vectors=with_vectors, where=place) for r in found]
@@ -427,13 +416,10 @@ class ServerAtlas:
             return {}
         condition, limit = filter_of(where), FIRST_FACET
         while True:
-            found = self._client.call(
-                "count values",
-                lambda q, limit=limit: q.facet(
-                    collection, name, facet_filter=condition, limit=limit, exact=True
-                ),
-                collection=collection,
+            facet = methodcaller(
+                "facet", collection, name, facet_filter=condition, limit=limit, exact=True
             )
+            found = self._client.call("count values", facet, collection=collection)
             if len(found.hits) < limit:
                 # The engine goes on to list values whose last point was deleted, with 0.
                 return dict(sorted((str(h.value), int(h.count)) for h in found.hits if h.count))

@@ -170,7 +170,7 @@ class Client:
     @staticmethod
     def _pause(fault: Fault, attempts: int) -> float:
         """Return seconds to wait: as the server asks, else doubling, with jitter."""
-        longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(attempts - 1, 10))
+        longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(attempts - 1, 10))
         jitter = random.uniform(0.5, 1.0)  # noqa: S311 - no secret; it keeps clients apart
         return max(fault.wait_s or 0.0, longest * jitter)
 

@@ -13,6 +13,7 @@ import secrets
 import time
 import uuid
 from hashlib import sha256
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 from qdrant_client import models
@@ -238,20 +239,17 @@ class Documents:
         names: list[str] = []
         offset: Any = None
         while True:
-            start = offset
-            found, offset = self._client.call(
-                "list documents",
-                lambda q, start=start: q.scroll(
-                    collection,
-                    scroll_filter=models.Filter(must=[condition]),
-                    limit=SCROLL_AT_ONCE,
-                    offset=start,
-                    with_payload=[NAME],
-                    with_vectors=False,
-                    consistency=models.ReadConsistencyType.MAJORITY,
-                ),
-                collection=collection,
+            scroll = methodcaller(
+                "scroll",
+                collection,
+                scroll_filter=models.Filter(must=[condition]),
+                limit=SCROLL_AT_ONCE,
+                offset=offset,
+                with_payload=[NAME],
+                with_vectors=False,
+                consistency=models.ReadConsistencyType.MAJORITY,
             )
+            found, offset = self._client.call("list documents", scroll, collection=collection)
             for one in found:
                 name = (one.payload or {}).get(NAME)
                 if not isinstance(name, str):

@@ -55,7 +55,8 @@ def short_floats(array: NDArray[np.float32]) -> list[Any]:
 
 def filter_of(where: Where | None) -> models.Filter:
     """Return the filter as the server takes it; it never matches the documents."""
-    must, must_not = [], []
+    must: list[Any] = []
+    must_not: list[Any] = []
     if where is not None:
         must = [_any(name, values) for name, values in where.must.items()]
         must_not = [_any(name, values) for name, values in where.must_not.items() if values]

@@ -162,7 +162,7 @@ class Shard:
                 names[number] = str(identity)
             return names[number]
 
-        def search(rows: Sequence[Sequence[float]], most: int) -> list[list[tuple[float, str]]]:
+        def search(rows: Sequence[list[float]], most: int) -> list[list[tuple[float, str]]]:
             found = self._search(rows, using, most, where, exact)
             return [[(hit.score, named(hit.id)) for hit in hits] for hits in found]
 
@@ -171,7 +171,7 @@ class Shard:
 
     def _search(
         self,
-        rows: Sequence[Sequence[float]],
+        rows: Sequence[list[float]],
         using: str,
         limit: int,
         where: Where | None,

@@ -12,7 +12,7 @@ from bleepdb.atlas.protocol import Hits
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    Row = Sequence[float]
+    Row = list[float]
     Found = Sequence[tuple[float, str]]
 
 
