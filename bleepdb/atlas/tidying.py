@@ -11,6 +11,7 @@ from bleepdb.atlas.manifest import LogEntry, live_where
 from bleepdb.atlas.panels import FOLDER as PANELS
 from bleepdb.atlas.panels import panel_blob
 from bleepdb.atlas.sweeping import ABANDONED_S, swap, vacuum
+from bleepdb.errors import AtlasError
 from bleepdb.names import PANEL
 
 if TYPE_CHECKING:
@@ -58,7 +59,18 @@ def tidy(
     Tidied
         An embedded collection is rewritten, so that no deleted byte is left in its files; a
         server rewrites its segments when its optimiser finds it worth while.
+
+    Raises
+    ------
+    AtlasError
+        If the atlas cannot be written, or a disk has no room for the new files.
     """
+    if atlas.kind == "snapshot":
+        raise AtlasError(
+            "a snapshot is read-only, and holds nothing that no reader sees",
+            where=atlas.location,
+            hint="tidy the atlas that it was made from",
+        )
     before = disk_bytes(atlas, collection)
     points = vacuum(atlas, collection, abandoned_after_s=abandoned_after_s, actor=actor)
     panels = drop_unused_panels(atlas, collection, actor=actor)
