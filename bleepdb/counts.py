@@ -181,7 +181,7 @@ class Counts:
                 [np.zeros(0), *(self._kept(rows, shared) for rows in self.pages())]
             )
         sums = self.run_count.astype(np.float64) * sizes
-        return np.bincount(self.by_run, sums, minlength=len(self))
+        return np.bincount(self.by_run, sums, minlength=len(self)).astype(np.float64, copy=False)
 
     def pages(self, page: int = 2048) -> list[NDArray[np.int64]]:
         """Return the rows in parts, for work of bounded size."""
@@ -194,7 +194,7 @@ class Counts:
         """How many genes of each run of some adjacent spots are among the shared ones."""
         kept = np.concatenate([[0], np.cumsum(shared[self.genes_of(rows)], dtype=np.int64)])
         runs = self.run_length[self.run_start[rows[0]] : self.run_start[rows[-1] + 1]]
-        return np.diff(kept[np.concatenate([[0], np.cumsum(runs, dtype=np.int64)])])
+        return np.asarray(np.diff(kept[np.concatenate([[0], np.cumsum(runs, dtype=np.int64)])]))
 
     def csr(self) -> sp.csr_matrix:
         """Return the raw counts as a matrix with sorted indices, uint16 or uint32."""

@@ -151,10 +151,10 @@ def _blocks(
 ) -> Iterator[bytes | memoryview]:
     for array in arrays.values():
         if array.nbytes:
-            yield memoryview(array.reshape(-1).view(np.uint8))
+            yield array.reshape(-1).view(np.uint8).data
         yield bytes(_padded(array.nbytes))
     for rows in counts.pages():
-        yield memoryview(counts.genes_of(rows).astype(kind, copy=False)).cast("B")
+        yield counts.genes_of(rows).astype(kind, copy=False).view(np.uint8).data
 
 
 class Segment:
@@ -241,7 +241,7 @@ class Segment:
         """
         if self._sound:
             return
-        if zlib.crc32(memoryview(self._mapped)) != self._crc32:
+        if zlib.crc32(self._mapped.data) != self._crc32:
             raise self._wrong("is damaged")
         n, genes = self.spots, self._array("genes")
         run_start, run_length = self._array("run_start"), self._array("run_length")

@@ -181,7 +181,7 @@ class Aggregator:
         shares, queries = np.zeros(len(self.groups)), 0
         for W in blocks:
             self._check(W)
-            counts = np.stack(
+            counts: NDArray[np.float64] = np.stack(
                 [np.diff(W[:, g.columns].indptr).astype(np.float64) for g in self.groups], axis=1
             )
             total = counts.sum(axis=1)
@@ -209,8 +209,8 @@ class Aggregator:
         """Mean over the neighbours that measured each gene, (n, genes) float32."""
         if self._plain:
             mean = sums_of_rows(W, self._values[0], np.float32)
-            mass = np.asarray(W.astype(np.float64).sum(axis=1)).ravel()
-            mean /= np.where(mass > 0, mass, np.nan).astype(np.float32)[:, None]
+            total = np.asarray(W.astype(np.float64).sum(axis=1)).ravel()
+            mean /= np.where(total > 0, total, np.nan).astype(np.float32)[:, None]
             return mean
         counts = np.stack([np.diff(W[:, g.columns].indptr) for g in self.groups], axis=1)
         signed = W.data.size > 0 and W.data.min() < 0

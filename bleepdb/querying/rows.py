@@ -67,7 +67,8 @@ class WeightRows:
         """Return W without smoothing, or with the rows of adjacent places mixed."""
         mixed = None
         if adjacency is not None and smoothing > 0:
-            mixed = mixing(adjacency, smoothing, (found.columns >= 0).any(axis=1))
+            usable = np.asarray((found.columns >= 0).any(axis=1))
+            mixed = mixing(adjacency, smoothing, usable)
         return cls(found, vectors, keys, method, temperature, ridge, mixed)
 
     def _own(self, rows: NDArray[np.int64]) -> sp.csr_matrix:
@@ -86,7 +87,7 @@ class WeightRows:
         if self.mixed is None:
             return self._own(np.arange(rows.start, rows.stop))
         part = self.mixed[rows]
-        needed = np.unique(part.indices)
+        needed = np.unique(part.indices).astype(np.int64)
         made = sp.csr_matrix(part[:, needed] @ self._own(needed), dtype=np.float32)
         made.eliminate_zeros()
         made.sort_indices()
@@ -100,8 +101,9 @@ class WeightRows:
 
     def whole(self) -> sp.csr_matrix:
         """Return all of W, (places, references) CSR float32. For small jobs."""
-        none = sp.csr_matrix((0, len(self.found.ids)), dtype=np.float32)
-        return sp.vstack([none, *(W for _, W in self.blocks())], format="csr", dtype=np.float32)
+        if not len(self):
+            return self._own(np.arange(0))
+        return sp.csr_matrix(sp.vstack([W for _, W in self.blocks()], format="csr"))
 
 
 @dataclass(frozen=True)
