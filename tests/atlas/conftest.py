@@ -50,7 +50,7 @@ class Servers:
 
     def __init__(self):
         self._face = None
-        self.filled_by = None  # which module's data a real server holds
+        self.emptied = False  # a real server, since the last look
 
     @property
     def face(self):
@@ -65,7 +65,7 @@ class Servers:
             return ServerAtlas(f"{self.face.url}/t{next(STORES)}", Connection(**QUICK))
         made = ServerAtlas(REAL)
         empty(made)
-        self.filled_by = None
+        self.emptied = True
         return made
 
     def check(self):
@@ -79,10 +79,16 @@ class Servers:
             self._face.__exit__()
 
 
+MADE = (LAB.COLLECTION, "bleepdb_breast_other", "bleepdb_lung_x")
+
+
 def empty(atlas):
-    for name in atlas.collections():
-        if name.startswith(("bleepdb_breast", "bleepdb_lung")):
-            atlas.drop(name)
+    """Drop what tests made; a server that holds anything else is not for tests."""
+    others = set(atlas.collections()) - set(MADE)
+    if others:
+        pytest.exit(f"QDRANT_URL names a server that holds {sorted(others)}; give an empty one", 2)
+    for name in MADE:
+        atlas.drop(name)
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +123,18 @@ def shared_atlas(request, tmp_path_factory):
         yield made
     if request.param == "server":
         request.getfixturevalue("servers").check()
+
+
+@pytest.fixture(autouse=True)
+def _still_filled(request):
+    """A real server is shared with tests that empty it: fill it again for those that only ask."""
+    given = getattr(getattr(request.node, "callspec", None), "params", {})
+    if REAL is None or given.get("shared_atlas") != "server" or given.get("asked") == "snapshot":
+        return
+    asked, servers = request.getfixturevalue("asked"), request.getfixturevalue("servers")
+    if servers.emptied:
+        request.module.fill(asked, LAB)
+        servers.emptied = False
 
 
 @pytest.fixture

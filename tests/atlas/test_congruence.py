@@ -408,6 +408,31 @@ def test_documents(atlas, lab):
     assert atlas.get_blob(lab.COLLECTION, "model.json") is None
 
 
+@pytest.mark.parametrize("size", [0, 1, 786_432, 786_433, 3 * 2**20])
+def test_documents_of_any_size(atlas, lab, size):
+    atlas.ensure(lab.spec())
+    data = np.random.default_rng(size).bytes(size)
+    atlas.put_blob(lab.COLLECTION, "model/weights", data)
+    assert atlas.get_blob(lab.COLLECTION, "model/weights") == data
+    assert atlas.count(lab.COLLECTION) == 0
+    assert list(atlas.scroll(lab.COLLECTION)) == []
+    atlas.put_blob(lab.COLLECTION, "model/weights", data[::-1])
+    assert atlas.get_blob(lab.COLLECTION, "model/weights") == data[::-1]
+    assert atlas.list_blobs(lab.COLLECTION) == ["model/weights"]
+
+
+def test_documents_and_manifest_are_no_points(filled, truth, lab):
+    filled.put_blob(lab.COLLECTION, "model.json", b"{}")
+    assert filled.count(lab.COLLECTION) == len(truth)
+    every = Where(must_not={"donor": ["nobody"], "section": ["none"]})
+    assert filled.count(lab.COLLECTION, every) == len(truth)
+    assert [r.id for part in filled.scroll(lab.COLLECTION) for r in part] == list(truth.ids)
+    filled.delete(lab.COLLECTION, every)
+    assert filled.count(lab.COLLECTION) == 0
+    assert filled.get_blob(lab.COLLECTION, "model.json") == b"{}"
+    assert filled.read_manifest(lab.COLLECTION).generation == 0
+
+
 @pytest.mark.parametrize(
     "name", ["../x", "/etc/x", "", "a/../b", ".x", "a/.b", "a/b/c", "a\\b", "x\n"]
 )

@@ -14,6 +14,7 @@ import argparse
 import json
 import re
 import socket
+import ssl
 import threading
 import time
 from collections import Counter
@@ -249,7 +250,7 @@ class Handler(BaseHTTPRequestHandler):
         """Serve a request; a caller that went away is no fault of ours."""
         try:
             super().handle_one_request()
-        except (ConnectionError, TimeoutError):
+        except (ConnectionError, TimeoutError, ssl.SSLError):
             self.close_connection = True
 
     do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = _serve  # noqa: N815 - http.server's names
@@ -269,6 +270,7 @@ def main() -> None:
     parser.add_argument("--read-only-key")
     parser.add_argument("--version", default="1.19.0")
     parser.add_argument("--openapi", type=Path)
+    parser.add_argument("--cert", type=Path, help="PEM of certificate and key: speak TLS")
     options = parser.parse_args()
     Handler.face = face = Face(options)
     port = options.port
@@ -277,6 +279,12 @@ def main() -> None:
         if port != server.server_port or options.port == port:
             print(f"ready {server.server_port}", flush=True)  # noqa: T201 - the parent reads it
         port, options.port = server.server_port, None
+        if options.cert is not None:
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(options.cert)
+            server.socket = tls.wrap_socket(
+                server.socket, server_side=True, do_handshake_on_connect=False
+            )
         server.timeout = 0.05
         while time.monotonic() >= face.down_until:
             server.handle_request()
