@@ -20,7 +20,7 @@ from bleepdb.errors import PayloadError
 from bleepdb.names import CODEC, EXPR, NNZ, TOTAL
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -131,7 +131,7 @@ def expression_fields(genes: NDArray[Any], counts: NDArray[Any]) -> dict[str, An
     return {CODEC: codec, NNZ: len(values), TOTAL: int(values.sum()), EXPR: text}
 
 
-def _joined(message: bytes, starts: list[int], rows: int) -> Numbers:
+def _joined(message: bytes, starts: Sequence[int], rows: int) -> Numbers:
     """Join byte planes into numbers; (rows,) unsigned of as many bytes as there are planes."""
     made = np.empty((rows, len(starts)), dtype=np.uint8)
     for plane, start in enumerate(starts):
