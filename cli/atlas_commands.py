@@ -178,21 +178,23 @@ def verify(
     Nothing is changed.
     """
     from bleepdb.atlas import verify as verify_collection
+    from bleepdb.errors import EmptyAtlasError
 
     reports = []
     with opening.open(atlas) as place:
         # By name, not by manifest: one that is damaged is a fault to report.
         names = chosen(place, tissue) if tissue is not None else place.collections()
         for name in names:
-            with bar(f"verifying {name}") as move:
-                reports.append(verify_collection(place, name, progress=move))
+            try:
+                with bar(f"verifying {name}") as move:
+                    reports.append(verify_collection(place, name, progress=move))
+            except EmptyAtlasError:
+                note(f"{name}: nothing was indexed into it yet")
     if as_json:
         print_json([r.to_json() for r in reports])
     else:
         for report in reports:
             _show_report(report)
-        if not reports:
-            note(f"{atlas}: empty")
     if not all(r.sound for r in reports):
         raise typer.Exit(1)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bleepdb.atlas.checks import points_of
-from bleepdb.atlas.copies import note_where_possible
+from bleepdb.atlas.copies import local_place, note_where_possible
 from bleepdb.atlas.manifest import COPY
 from bleepdb.atlas.panels import FOLDER as PANELS
 from bleepdb.atlas.panels import get_panel
@@ -88,7 +89,8 @@ def copy_collection(
                 check_record(record, manifest.vectors, where=where)
             yield points_of(records, spec)
 
-    note_where_possible(source, collection, COPY, target.location, actor=actor)
+    place = local_place(Path(target.location)) if target.kind == "embedded" else target.location
+    note_where_possible(source, collection, COPY, place, actor=actor)
     return receive(
         target,
         Arrival(manifest, panels, documents, points),

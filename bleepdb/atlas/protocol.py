@@ -126,7 +126,7 @@ class Atlas(Protocol):
 
     @property
     def kind(self) -> str:
-        """``"exact"``, ``"embedded"`` or ``"server"``."""
+        """``"exact"``, ``"embedded"``, ``"server"`` or ``"snapshot"`` (read-only)."""
         ...
 
     def collections(self) -> list[str]:

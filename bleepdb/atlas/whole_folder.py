@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bleepdb.errors import AtlasError
@@ -13,7 +14,6 @@ from bleepdb.files import fsync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 RESERVE = 64 * 2**20  # bytes left free on a disk that others write to as well
 
@@ -34,8 +34,9 @@ def new_folder(path: Path) -> Iterator[Path]:
         yield part
         for folder, _, names in os.walk(part):
             for name in names:
-                with open(os.path.join(folder, name), "rb+") as handle:  # noqa: PTH118, PTH123 - os.walk gives text
+                with (Path(folder) / name).open("rb+") as handle:
                     os.fsync(handle.fileno())
+            fsync_folder(Path(folder))
         refuse_taken(path)
         part.rename(path)
         fsync_folder(path.parent)
