@@ -14,7 +14,7 @@ from bleepdb.imputation import (
     Group,
     LowRank,
     effective_weights,
-    measured_whole,
+    mappable,
     nearest,
     smooth,
 )
@@ -53,10 +53,10 @@ class Retrieved:
 
     @property
     def mapped(self) -> int:
-        """References that take part in the low-rank map: those with all genes of the model."""
+        """References that take part in the low-rank map: those with enough of its genes."""
         if self.low_rank is None:
             return 0
-        return int(measured_whole(self.groups, self.low_rank.panel).sum())
+        return int(mappable(self.groups, self.low_rank).sum())
 
     def values(self, genes: Panel, *, denoise: bool = True) -> NDArray[np.float32]:
         """Impute genes, (held-out spots, genes) float32; NaN where no neighbour measured it.

@@ -3,7 +3,7 @@
 from bleepdb.imputation.aggregate import Aggregator, Imputed
 from bleepdb.imputation.evidence import Evidence, explain
 from bleepdb.imputation.neighbours import nearest
-from bleepdb.imputation.references import Group, LowRank, measured_whole, only_measured
+from bleepdb.imputation.references import Group, LowRank, mappable, only_measured
 from bleepdb.imputation.smoothing import mixing, smooth
 from bleepdb.imputation.uncertainty import (
     effective_donors,
@@ -25,7 +25,7 @@ __all__ = [
     "effective_weights",
     "explain",
     "local_weights",
-    "measured_whole",
+    "mappable",
     "mixing",
     "nearest",
     "only_measured",

@@ -32,7 +32,7 @@ class Imputed:
     values
         (n, genes) float32 log1p values; NaN where no neighbour measured the gene.
     denoised
-        (n,) bool: whether genes of the model's panel went through the low-rank map.
+        (n,) bool: whether any gene of the model's panel went through the low-rank map.
     """
 
     values: NDArray[np.float32]
@@ -43,8 +43,9 @@ class Aggregator:
     """Imputes chosen genes from weights on references.
 
     Genes of the model's panel go through the low-rank map, from those neighbours that measured
-    the whole of that panel (weights scaled to sum to 1 again). Where a query has none, and for
-    genes outside that panel, the value is the mean over those neighbours that measured the gene.
+    the gene and enough of that panel to be placed in the map (weights scaled to sum to 1 again).
+    Where a query has none, and for genes outside that panel, the value is the mean over those
+    neighbours that measured the gene.
     Either way it is an exact weighted sum over references, and may fall slightly below 0 where a
     map or negative weights are used: clipping would break that.
 
@@ -90,9 +91,13 @@ class Aggregator:
         self._prepare(low_rank)
 
     def _prepare(self, low_rank: LowRank | None) -> None:
-        """Place every reference in the coordinates of the map, once."""
-        self._whole = np.zeros(self.n_references, dtype=bool)
+        """Place every reference in the coordinates of the map, once.
+
+        Genes that the same placed references measured are mapped together: `_patterns` holds, for
+        each such set, who may answer (references,) and which mapped genes these are.
+        """
         self._mapped = np.zeros(0, dtype=np.int64)
+        self._patterns: list[tuple[NDArray[np.bool_], NDArray[np.int64]]] = []
         if low_rank is None:
             return
         found = self.genes.match(low_rank.panel)
@@ -100,11 +105,18 @@ class Aggregator:
         self._mean = low_rank.mean[found.right].astype(np.float64)
         self._basis = low_rank.components[found.right].astype(np.float64)
         self._coordinates = np.zeros((self.n_references, low_rank.components.shape[1]))
-        for group in self.groups:
+        placed = np.zeros(len(self.groups), dtype=bool)
+        for i, group in enumerate(self.groups):
             known = low_rank.coordinates(group)
             if known is not None:
                 self._coordinates[group.columns] = known
-                self._whole[group.columns] = True
+                placed[i] = True
+        answering = self._measured[:, self._mapped] & placed[:, None]
+        sets, of_gene = np.unique(answering, axis=1, return_inverse=True)
+        for i in range(sets.shape[1]):
+            if sets[:, i].any():
+                usable = sets[:, i][self._group_of]
+                self._patterns.append((usable, np.flatnonzero(of_gene.ravel() == i)))
 
     def impute(self, W: sp.csr_matrix) -> Imputed:
         """Impute all chosen genes for the queries that are the rows of W.
@@ -129,15 +141,17 @@ class Aggregator:
         denoised = np.zeros(W.shape[0], dtype=bool)
         for block in self._blocks(W.shape[0]):
             part = W[block]
-            if len(self._mapped):
-                among = only_measured(part, self._whole)
-                denoised[block] = np.diff(among.indptr) > 0
-            if not (denoised[block].all() and len(self._mapped) == len(self.genes)):
+            through = [(only_measured(part, usable), genes) for usable, genes in self._patterns]
+            reached = [np.diff(among.indptr) > 0 for among, _ in through]
+            everywhere = sum(len(g) for _, g in through) == len(self.genes)
+            if not (everywhere and all(rows.all() for rows in reached)):
                 values[block] = self._masked_mean(part)
-            if denoised[block].any():
-                mapped = self._mean + (among @ self._coordinates) @ self._basis.T
-                rows = np.flatnonzero(denoised[block])
-                values[np.ix_(rows + block.start, self._mapped)] = mapped[rows]
+            for (among, genes), there in zip(through, reached, strict=True):
+                rows = np.flatnonzero(there)
+                placed = among[rows] @ self._coordinates
+                mapped = self._mean[genes] + placed @ self._basis[genes].T
+                values[np.ix_(rows + block.start, self._mapped[genes])] = mapped
+                denoised[rows + block.start] = True
         return Imputed(values, denoised)
 
     def neighbour_sd(self, W: sp.csr_matrix) -> NDArray[np.float32]:

@@ -138,10 +138,10 @@ def explain(
     for group in groups:
         if (place := _place(genes, gene, group.panel)) is not None:
             measured[group.columns] = _column(group, place)
-        if low_rank is not None and basis is not None:
-            known = low_rank.coordinates(group)
-            if known is not None:
-                part[group.columns] = known @ basis
+            if low_rank is not None and basis is not None:
+                known = low_rank.coordinates(group)
+                if known is not None:
+                    part[group.columns] = known @ basis
     used, denoised, constant = measured, False, 0.0
     if only_measured(row, np.isfinite(part)).nnz:
         used, denoised, constant = part, True, float(mean)

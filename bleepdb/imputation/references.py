@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
 
 REFERENCES_A_PAGE = 1024
+LEAST_SEEN = 0.5  # of every direction of a map: below, its coordinates would be mostly noise
 
 
 @dataclass(frozen=True)
@@ -96,33 +96,52 @@ class LowRank:
             )
             raise ValueError(message)
 
-    @cached_property
-    def offset(self) -> NDArray[np.float64]:
-        """``mean U``, (rank,) float64."""
-        return np.asarray(self.mean.astype(np.float64) @ self.components.astype(np.float64))
+    def projection(self, panel: Panel) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+        """Return what turns profiles on a panel into coordinates: ``(x - mean) P``.
+
+        On all genes of the model P is U. Where a panel lacks some of them, the coordinates are
+        those that fit the genes that it has best: ``P = U_s (U_s' U_s)^-1`` by least squares, with
+        U_s the rows of U that were measured. That is linear in the measured values as well.
+
+        Returns
+        -------
+        tuple or None
+            Positions (m,) of the model's genes in its panel, and P (m, rank) float64, rows in the
+            same order; the genes' positions in `panel` are ``self.panel.match(panel).right``. None
+            where the panel sees a direction of U by less than `LEAST_SEEN`, so that noise would be
+            blown up by more than the square root of its inverse.
+        """
+        found = self.panel.match(panel)
+        basis = self.components[found.left].astype(np.float64)
+        if len(found) == len(self.panel):
+            return found.left, basis
+        gram = basis.T @ basis
+        if not len(gram) or float(np.linalg.eigvalsh(gram)[0]) < LEAST_SEEN:
+            return None
+        return found.left, np.linalg.solve(gram, basis.T).T
 
     def coordinates(self, group: Group) -> NDArray[np.float64] | None:
-        """Return ``(x - mean) U`` of each reference of a group, (m, rank) float64.
+        """Return the coordinates of each reference of a group, (m, rank) float64.
 
-        None where the group's panel lacks a gene of the model's: then the coordinates are not
-        known.
+        None where its panel tells too little of them; see `projection`.
         """
-        found = self.panel.match(group.panel)
-        if len(found) < len(self.panel):
+        known = self.projection(group.panel)
+        if known is None:
             return None
+        genes, P = known
         placed = np.zeros((len(group.panel), self.components.shape[1]))
-        placed[found.right] = self.components[found.left]
+        placed[self.panel.match(group.panel).right] = P
         made = np.empty((len(group.columns), placed.shape[1]))
         for page, values in group.pages():
             made[page] = values.astype(np.float64) @ placed
-        return made - self.offset
+        return made - self.mean[genes].astype(np.float64) @ P
 
 
-def measured_whole(groups: Sequence[Group], panel: Panel) -> NDArray[np.bool_]:
-    """Tell which references measured every gene of a panel, (references,) bool."""
+def mappable(groups: Sequence[Group], low_rank: LowRank) -> NDArray[np.bool_]:
+    """Tell which references a low-rank map can place, (references,) bool."""
     made = np.zeros(sum(len(g.columns) for g in groups), dtype=bool)
     for group in groups:
-        made[group.columns] = len(panel.match(group.panel)) == len(panel)
+        made[group.columns] = low_rank.projection(group.panel) is not None
     return made
 
 

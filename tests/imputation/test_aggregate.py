@@ -19,9 +19,10 @@ from bleepdb.imputation import (
     explain,
     kernels,
     local_weights,
-    measured_whole,
+    mappable,
     top_similarity,
 )
+from bleepdb.imputation.references import LEAST_SEEN
 from bleepdb.panel import Panel
 
 ALL = Panel(tuple(f"G{i}" for i in range(12)))
@@ -85,13 +86,26 @@ def brute(groups, W, low_rank=None):
         if low_rank is None:
             continue
         genes = ALL.find(low_rank.panel.symbols)
-        w = among(np.isfinite(X[:, genes]).all(1))
-        if len(near) and w is not None:
-            y = w @ np.nan_to_num(X[near][:, genes])
-            U = low_rank.components.astype(np.float64)
-            made[i, genes] = low_rank.mean + (y - low_rank.mean) @ U @ U.T
-            denoised[i] = True
+        C = placed(X[:, genes], low_rank)
+        for j, g in enumerate(genes):
+            w = among(np.isfinite(X[:, g]) & np.isfinite(C).all(1))
+            if len(near) and w is not None:
+                y = w @ np.nan_to_num(C[near])
+                made[i, g] = low_rank.mean[j] + y @ low_rank.components[j].astype(np.float64)
+                denoised[i] = True
     return made, denoised
+
+
+def placed(X, low_rank):
+    """Coordinates of each reference by least squares on what it measured; NaN where unknown."""
+    U = low_rank.components.astype(np.float64)
+    made = np.full((len(X), U.shape[1]), np.nan)
+    for i, x in enumerate(X):
+        there = np.isfinite(x)
+        seen = np.linalg.svd(U[there], compute_uv=False) if there.any() else np.zeros(1)
+        if len(seen) == U.shape[1] and seen.min() ** 2 >= LEAST_SEEN:
+            made[i] = np.linalg.lstsq(U[there], (x - low_rank.mean)[there], rcond=None)[0]
+    return made
 
 
 @settings(deadline=None, max_examples=40)
@@ -190,9 +204,34 @@ def test_coverage_counts_neighbours_that_measured():
     np.testing.assert_allclose(maker.coverage(W), wanted)
     assert np.isnan(maker.coverage(W[:1])).all()
     np.testing.assert_array_equal(maker.measured_by(0), np.isfinite(X[:, 0]))
-    np.testing.assert_array_equal(
-        measured_whole(groups, MODEL), np.isfinite(X[:, ALL.find(MODEL.symbols)]).all(1)
-    )
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10**6))
+def test_the_map_places_who_measured_enough_of_it(seed):
+    groups, _, low_rank = world(seed)
+    X = table(groups)[:, ALL.find(MODEL.symbols)]
+    known = placed(X, low_rank)
+    np.testing.assert_array_equal(mappable(groups, low_rank), np.isfinite(known).all(1))
+    for group in groups:
+        found = low_rank.coordinates(group)
+        if found is not None:
+            np.testing.assert_allclose(found, known[group.columns], atol=1e-5)
+
+
+def test_a_few_missing_genes_change_coordinates_little():
+    """A profile that lies in the map is placed exactly, whichever genes are left out."""
+    rng = np.random.default_rng(3)
+    panel = Panel(tuple(f"H{i}" for i in range(200)))
+    U = np.linalg.qr(rng.normal(size=(200, 5)))[0].astype(np.float32)
+    low_rank = LowRank(panel, rng.gamma(1.0, 1.0, 200).astype(np.float32), U)
+    truth = rng.normal(size=(7, 5))
+    X = (low_rank.mean + truth @ U.T).astype(np.float32)
+    kept = np.sort(rng.permutation(200)[:180])
+    fewer = Group(panel.take(kept), np.arange(7), sp.csr_matrix(X[:, kept]))
+    np.testing.assert_allclose(low_rank.coordinates(fewer), truth, atol=1e-4)
+    few = Group(panel.take(kept[:20]), np.arange(7), sp.csr_matrix(X[:, kept[:20]]))
+    assert low_rank.coordinates(few) is None
 
 
 @settings(deadline=None, max_examples=25)
@@ -212,7 +251,13 @@ def test_evidence_gives_the_value(seed, signed, mapped):
                 continue
             assert why.constant + why.contributions.sum() == pytest.approx(why.value)
             assert why.effective.sum() == pytest.approx(1, abs=1e-6)
-            assert why.denoised == (found.denoised[i] and g in ALL.find(MODEL.symbols) and mapped)
+            placed_there = (
+                np.isfinite(placed(X[:, ALL.find(MODEL.symbols)], low_rank)).all(1)
+                if (mapped)
+                else np.zeros(20, bool)
+            )
+            answering = placed_there & np.isfinite(X[:, g]) & (W[i].toarray().ravel() > 0)
+            assert why.denoised == (g in ALL.find(MODEL.symbols) and answering.any())
             np.testing.assert_allclose(why.measured, X[why.columns, g])
             np.testing.assert_allclose(why.weights, W[i].toarray().ravel()[why.columns])
             assert (np.diff(np.abs(why.contributions)) <= 0).all()
