@@ -44,6 +44,8 @@ RETRIEVE_AT_ONCE = 1000
 FIRST_FACET = 1000
 HNSW_M, HNSW_EF_CONSTRUCT, HNSW_EF = 32, 256, 128
 MEMORY_SINCE = (1, 19)
+# What a commit lists must be what most replicas have: one that lags would miss points.
+MAJORITY = models.ReadConsistencyType.MAJORITY
 OPTIMIZE_S = 600.0  # longest wait for a search index
 
 
@@ -373,6 +375,7 @@ class ServerAtlas:
                 offset=offset,
                 with_payload=wanted(fields, with_vectors=with_vectors),
                 with_vectors=with_vectors,
+                consistency=MAJORITY,
             )
             found, offset = self._client.call("read points", scroll, collection=collection)
             if found:
@@ -417,7 +420,12 @@ class ServerAtlas:
         condition, limit = filter_of(where), FIRST_FACET
         while True:
             facet = methodcaller(
-                "facet", collection, name, facet_filter=condition, limit=limit, exact=True
+                "facet",
+                collection,
+                name,
+                facet_filter=condition,
+                limit=limit,
+                exact=True,
             )
             found = self._client.call("count values", facet, collection=collection)
             if len(found.hits) < limit:

@@ -208,7 +208,7 @@ class Client:
                 rerun if fault.again(1) else "see the server's log",
             ),
         )
-        detail = f": {says}" if says and fault.kind not in {SILENT, FOREIGN} else ""
+        detail = f": {says}" if says and fault.kind != SILENT else ""
         return AtlasError(f"{clause}{tries}{detail}", where=where, hint=hint)
 
     def _clean(self, text: str) -> str:
