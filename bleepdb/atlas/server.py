@@ -10,9 +10,9 @@ from qdrant_client import models
 
 from bleepdb.atlas import checks
 from bleepdb.atlas.connection import Address, Connection
-from bleepdb.atlas.protocol import CollectionSpec, Hits
 from bleepdb.atlas.server_client import Client
-from bleepdb.atlas.server_documents import GENERATION, KIND, Documents
+from bleepdb.atlas.server_collections import Collections
+from bleepdb.atlas.server_documents import Documents
 from bleepdb.atlas.server_points import (
     BYTES_AT_ONCE,
     TEXT_A_NUMBER,
@@ -24,7 +24,7 @@ from bleepdb.atlas.server_points import (
     wanted,
 )
 from bleepdb.atlas.ties import nearest
-from bleepdb.errors import AtlasError, EmptyAtlasError, SpaceMismatchError
+from bleepdb.errors import AtlasError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,15 +35,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bleepdb.atlas.manifest import Manifest
-    from bleepdb.atlas.protocol import Points, Record, Where
+    from bleepdb.atlas.protocol import CollectionSpec, Hits, Points, Record, Where
 
-PREFIX = "bleepdb_"
-FORMAT, VERSION = "bleepdb-collection", 1
 QUERIES_AT_ONCE = 500
 RETRIEVE_AT_ONCE = 1000
 FIRST_FACET = 1000
-HNSW_M, HNSW_EF_CONSTRUCT, HNSW_EF = 32, 256, 128
-MEMORY_SINCE = (1, 19)
+HNSW_EF = 128
 # What a commit lists must be what most replicas have: one that lags would miss points.
 MAJORITY = models.ReadConsistencyType.MAJORITY
 OPTIMIZE_S = 600.0  # longest wait for a search index
@@ -77,7 +74,7 @@ class ServerAtlas:
         self.location = str(address)
         self._client = Client(address, connection or Connection.from_environment())
         self._documents = Documents(self._client)
-        self._specs: dict[str, CollectionSpec] = {}
+        self._collections = Collections(self._client)
 
     def _place(self, collection: str) -> str:
         return f"{self.location}/{collection}"
@@ -86,169 +83,34 @@ class ServerAtlas:
 
     def collections(self) -> list[str]:
         """Names of our collections, sorted; with a token of few scopes, those that it may read."""
-        found = self._client.call("list collections", lambda q: q.get_collections())
-        return sorted(c.name for c in found.collections if c.name.startswith(PREFIX))
+        return self._collections.names()
 
     def aliases(self) -> dict[str, str]:
         """Alias -> collection, for our collections."""
-        found = self._client.call("list aliases", lambda q: q.get_aliases())
-        ours = [a for a in found.aliases if a.collection_name.startswith(PREFIX)]
-        return {a.alias_name: a.collection_name for a in sorted(ours, key=lambda a: a.alias_name)}
+        return self._collections.aliases()
 
     def set_alias(self, alias: str, collection: str) -> None:
         """Point an alias at a collection, in one step."""
-        checks.check_collection_name(alias, where=self.location)
-        self._check_ours(alias)
-        self._read_spec(collection)
-        create = models.CreateAliasOperation(
-            create_alias=models.CreateAlias(collection_name=collection, alias_name=alias)
-        )
-        delete = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias))
-        steps = [delete, create] if alias in self.aliases() else [create]
-        self._client.call(
-            "set an alias",
-            lambda q: q.update_collection_aliases(steps),
-            collection=collection,
-            writes=True,
-        )
-
-    def _check_ours(self, name: str) -> None:
-        if not name.startswith(PREFIX):
-            raise AtlasError(
-                f"{name!r:.80} on a server must begin with {PREFIX!r}", where=self.location
-            )
-
-    def _read_spec(self, collection: str) -> CollectionSpec:
-        """Ask the server what a collection is made with, and remember it."""
-        self._client.check_open()
-        checks.check_collection_name(collection, where=self.location)
-        self._specs.pop(collection, None)
-        if not collection.startswith(PREFIX):
-            raise checks.no_collection(collection, where=self.location)
-        info = self._client.call(
-            "read a collection", lambda q: q.get_collection(collection), collection=collection
-        )
-        vectors = info.config.params.vectors
-        if not isinstance(vectors, dict) or any(
-            v.distance != models.Distance.DOT or v.multivector_config for v in vectors.values()
-        ):
-            raise SpaceMismatchError(
-                "not a collection of named vectors compared by Dot",
-                where=self._place(collection),
-                hint="it was not made by bleepdb; rename or remove it",
-            )
-        fields = [
-            name
-            for name, one in info.payload_schema.items()
-            if one.data_type == models.PayloadSchemaType.KEYWORD and not name.startswith("_")
-        ]
-        about = _about(info)
-        order = {name: i for i, name in enumerate(about.get("keyword_fields", []))}
-        fields.sort(key=lambda name: (order.get(name, len(order)), name))
-        alias = str(about.get("alias", collection))
-        spec = CollectionSpec(
-            collection, alias, {n: v.size for n, v in sorted(vectors.items())}, tuple(fields)
-        )
-        self._specs[collection] = spec
-        return spec
-
-    def _spec(self, collection: str) -> CollectionSpec:
-        self._client.check_open()
-        return self._specs.get(collection) or self._read_spec(collection)
-
-    def _spec_for(
-        self, collection: str, where: Where | None = None, field: str | None = None
-    ) -> CollectionSpec:
-        """Return the specification, read again where it knows not all the fields named."""
-        spec = self._spec(collection)
-        named = {*(where.must if where else ()), *(where.must_not if where else ())}
-        if not named | ({field} if field else set()) <= set(spec.keyword_fields):
-            spec = self._read_spec(collection)  # another client may have added an index
-        checks.check_where(spec, where, where=self._place(collection))
-        if field is not None:
-            checks.check_field(spec, field, where=self._place(collection))
-        return spec
+        self._collections.set_alias(alias, collection)
 
     def ensure(self, spec: CollectionSpec) -> None:
         """Create a collection and its indexes, or check that the existing one has these vectors.
 
         A creation that was interrupted is completed: indexes that are missing are added.
         """
-        self._client.check_open()
-        checks.check_spec(spec, where=self.location)
-        self._check_ours(spec.name)
-        self._check_ours(spec.alias)
-        try:
-            present = self._read_spec(spec.name)
-        except EmptyAtlasError:
-            self._create(spec)
-            present = self._read_spec(spec.name)
-        checks.merged_spec(present, spec, where=self._place(spec.name))
-        schema = self._schema(spec.name)
-        self._index(spec.name, schema, KIND, models.PayloadSchemaType.KEYWORD)
-        self._index(spec.name, schema, GENERATION, models.PayloadSchemaType.INTEGER)
-        for field in spec.keyword_fields:
-            self._index(spec.name, schema, field, models.PayloadSchemaType.KEYWORD)
-        self._read_spec(spec.name)
-
-    def _schema(self, collection: str) -> dict[str, Any]:
-        info = self._client.call(
-            "read a collection", lambda q: q.get_collection(collection), collection=collection
-        )
-        return dict(info.payload_schema)
-
-    def _create(self, spec: CollectionSpec) -> None:
-        about = {
-            "bleepdb": {
-                "format": FORMAT,
-                "version": VERSION,
-                "alias": spec.alias,
-                "keyword_fields": list(spec.keyword_fields),
-            }
-        }
-        hnsw = models.HnswConfigDiff(m=HNSW_M, ef_construct=HNSW_EF_CONSTRUCT)
-        vectors = {
-            name: models.VectorParams(size=size, distance=models.Distance.DOT)
-            for name, size in spec.vectors.items()
-        }
-        # By default every payload that is asked for would be read from the disk.
-        placed: dict[str, Any] = {"on_disk_payload": False}
-        if self._client.version >= MEMORY_SINCE:
-            placed = {"payload": models.PayloadStorageParams(memory=models.Memory.CACHED)}
-
-        def act(qdrant: Any) -> None:  # noqa: ANN401 - qdrant-client's types are not for us
-            if not qdrant.collection_exists(spec.name):
-                qdrant.create_collection(
-                    spec.name, vectors_config=vectors, hnsw_config=hnsw, metadata=about, **placed
-                )
-
-        try:
-            self._client.call("create a collection", act, writes=True)
-        except AtlasError:
-            # Another writer may have been faster: then it is there.
-            if spec.name not in self.collections():
-                raise
-
-    def _index(
-        self, collection: str, schema: dict[str, Any], field: str, kind: models.PayloadSchemaType
-    ) -> None:
-        if field not in schema:
-            self._client.call(
-                "create an index",
-                lambda q: q.create_payload_index(collection, field, kind, wait=True),
-                collection=collection,
-                writes=True,
-            )
+        self._collections.ensure(spec)
 
     def drop(self, collection: str) -> None:
         """Remove a collection with all that belongs to it; nothing happens where it is not."""
-        self._client.check_open()
-        checks.check_collection_name(collection, where=self.location)
-        self._specs.pop(collection, None)
-        if collection in self.collections():
-            self._client.call(
-                "remove a collection", lambda q: q.delete_collection(collection), writes=True
-            )
+        self._collections.drop(collection)
+
+    def _spec(self, collection: str) -> CollectionSpec:
+        return self._collections.spec(collection)
+
+    def _spec_for(
+        self, collection: str, where: Where | None = None, field: str | None = None
+    ) -> CollectionSpec:
+        return self._collections.spec_for(collection, where, field)
 
     # --- points -------------------------------------------------------------------------------
 
@@ -512,10 +374,3 @@ class ServerAtlas:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _about(info: Any) -> dict[str, Any]:  # noqa: ANN401 - a models.CollectionInfo, of either protocol
-    """Return what the collection's metadata says of us; empty where it does not."""
-    metadata = getattr(info.config, "metadata", None) or {}
-    about = metadata.get("bleepdb") if isinstance(metadata, dict) else None
-    return about if isinstance(about, dict) else {}

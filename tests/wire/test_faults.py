@@ -431,13 +431,13 @@ def test_a_creation_that_was_interrupted_is_completed(face, open_server, lab):
 
 def test_two_clients_create_at_once(open_server, lab, monkeypatch):
     ours, other = open_server(), open_server()
-    create = ours._create
+    create = ours._collections._create
 
     def be_overtaken(spec):
         other.ensure(spec)
         create(spec)
 
-    monkeypatch.setattr(ours, "_create", be_overtaken)
+    monkeypatch.setattr(ours._collections, "_create", be_overtaken)
     ours.ensure(lab.spec())
     assert ours.collections() == [lab.COLLECTION]
 
