@@ -36,13 +36,14 @@ if TYPE_CHECKING:
     from bleepdb.atlas.protocol import Atlas, CollectionSpec, Hits, Points, Record, Where
     from bleepdb.atlas.reading import Pinned, Profiles, fetch_profiles, pin, resolve
     from bleepdb.atlas.receiving import Received
+    from bleepdb.atlas.reporting import Report
     from bleepdb.atlas.server import ServerAtlas
     from bleepdb.atlas.snapshot import SnapshotAtlas
     from bleepdb.atlas.snapshotting import write_snapshot
     from bleepdb.atlas.staging import point_id
     from bleepdb.atlas.sweeping import sweep, vacuum
     from bleepdb.atlas.tidying import tidy
-    from bleepdb.atlas.verifying import Report, verify
+    from bleepdb.atlas.verifying import verify
 
 _HOMES = {
     "Atlas": "protocol",
@@ -60,7 +61,7 @@ _HOMES = {
     "Profiles": "reading",
     "Received": "receiving",
     "Record": "protocol",
-    "Report": "verifying",
+    "Report": "reporting",
     "ServerAtlas": "server",
     "SnapshotAtlas": "snapshot",
     "Where": "protocol",

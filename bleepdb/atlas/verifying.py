@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from bleepdb.atlas.panels import FOLDER as PANELS
 from bleepdb.atlas.panels import get_panel, panel_blob
 from bleepdb.atlas.payload import decode_fields
 from bleepdb.atlas.protocol import Where
+from bleepdb.atlas.reporting import Findings, Report, SectionReport
 from bleepdb.atlas.snapshot import SnapshotAtlas
 from bleepdb.atlas.staging import point_id
 from bleepdb.errors import AtlasCorruptError, AtlasError, PayloadError
@@ -42,105 +42,7 @@ if TYPE_CHECKING:
     from bleepdb.atlas.protocol import Atlas, Record
 
 POINTS_AT_ONCE = 500
-MOST_FAULTS = 200  # kept; further ones are counted
 MODEL_FOLDER = "model"
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One thing that is not as it should be."""
-
-    where: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}"
-
-
-@dataclass(frozen=True)
-class SectionReport:
-    """What was found of one live section.
-
-    Attributes
-    ----------
-    section, revision, spots
-        As the manifest says.
-    found
-        Points that were there.
-    digest
-        ``"equal"``, ``"different"``, ``"not recorded"`` (manifests of version 1) or
-        ``"not computed"`` (a point could not be read).
-    faults
-        How many of its points or counts were at fault.
-    """
-
-    section: str
-    revision: str
-    spots: int
-    found: int
-    digest: str
-    faults: int
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `verify` found.
-
-    Attributes
-    ----------
-    collection
-        Its name.
-    generation
-        Of the manifest that was compared with; None where it could not be read.
-    sections
-        One entry a live section.
-    faults
-        What is wrong, the first `MOST_FAULTS`.
-    notes
-        What is no fault, but good to know.
-    further
-        Faults beyond those listed.
-    """
-
-    collection: str
-    generation: int | None
-    sections: tuple[SectionReport, ...]
-    faults: tuple[Fault, ...]
-    notes: tuple[str, ...]
-    further: int
-
-    @property
-    def sound(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.faults
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as a JSON value."""
-        return {
-            "collection": self.collection,
-            "generation": self.generation,
-            "sound": self.sound,
-            "sections": [vars(s) for s in self.sections],
-            "faults": [vars(f) for f in self.faults],
-            "further_faults": self.further,
-            "notes": list(self.notes),
-        }
-
-
-@dataclass
-class _Findings:
-    faults: list[Fault] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    number: int = 0
-
-    def fault(self, where: str, what: str) -> None:
-        self.number += 1
-        if len(self.faults) < MOST_FAULTS:
-            self.faults.append(Fault(where, what))
-
-    def error(self, where: str, error: AtlasError) -> None:
-        place = f"{error.where}: " if error.where and error.where != where else ""
-        self.fault(where, f"{place}{error.what}")
 
 
 def verify(
@@ -173,7 +75,7 @@ def verify(
     EmptyAtlasError
         If there is no such collection, or nothing was ever indexed into it.
     """
-    found = _Findings()
+    found = Findings()
     try:
         manifest = atlas.read_manifest(collection)
     except AtlasCorruptError as error:
@@ -209,7 +111,7 @@ def verify(
     )
 
 
-def _check_panels(atlas: Atlas, manifest: Manifest, found: _Findings) -> dict[str, int | None]:
+def _check_panels(atlas: Atlas, manifest: Manifest, found: Findings) -> dict[str, int | None]:
     """Return the size of each panel that the manifest names; None where it cannot be read."""
     sizes: dict[str, int | None] = {}
     for named in manifest.panels:
@@ -225,7 +127,7 @@ def _check_panels(atlas: Atlas, manifest: Manifest, found: _Findings) -> dict[st
     return sizes
 
 
-def _check_model(atlas: Atlas, manifest: Manifest, found: _Findings) -> None:
+def _check_model(atlas: Atlas, manifest: Manifest, found: Findings) -> None:
     """Compare the model that travels with the collection with the manifest and its own card."""
     parts: dict[str, bytes | None] = {}
     for name in (MODEL_CARD_FILE, WEIGHTS_FILE):
@@ -259,7 +161,7 @@ def _check_model(atlas: Atlas, manifest: Manifest, found: _Findings) -> None:
         found.fault(f"{where}/{MODEL_CARD_FILE}", "is of another model than the collection")
 
 
-def _check_aliases(atlas: Atlas, manifest: Manifest, found: _Findings) -> None:
+def _check_aliases(atlas: Atlas, manifest: Manifest, found: Findings) -> None:
     try:
         aliases, there = atlas.aliases(), atlas.collections()
     except AtlasError as error:
@@ -277,7 +179,7 @@ def _check_aliases(atlas: Atlas, manifest: Manifest, found: _Findings) -> None:
             found.fault(f"alias {alias}", f"points at a collection of {manifest.tissue}")
 
 
-def _check_revisions(atlas: Atlas, manifest: Manifest, found: _Findings) -> bool:
+def _check_revisions(atlas: Atlas, manifest: Manifest, found: Findings) -> bool:
     """Note what is stored and not live; tell whether points can be read at all."""
     try:
         revisions = atlas.facet(manifest.collection, REV)
@@ -305,7 +207,7 @@ def _check_revisions(atlas: Atlas, manifest: Manifest, found: _Findings) -> bool
     return True
 
 
-def _check_indexes(atlas: Atlas, manifest: Manifest, found: _Findings) -> None:
+def _check_indexes(atlas: Atlas, manifest: Manifest, found: Findings) -> None:
     for name in manifest.keyword_fields:
         try:
             atlas.count(manifest.collection, Where(must={name: ["-"]}))
@@ -322,7 +224,7 @@ class _Section:
         manifest: Manifest,
         live: LiveSection,
         panels: dict[str, int | None],
-        found: _Findings,
+        found: Findings,
     ) -> None:
         self.atlas, self.manifest, self.live = atlas, manifest, live
         self.panels, self.found = panels, found

@@ -17,9 +17,9 @@ from bleepdb.atlas import (
     expression_fields,
     publish_section,
     put_panel,
+    reporting,
     vector_crc,
     verify,
-    verifying,
     write_snapshot,
 )
 from bleepdb.errors import EmptyAtlasError
@@ -208,7 +208,7 @@ def test_each_damage_is_a_fault_and_nothing_else_is(exact, lab, name):
 
 
 def test_all_faults_of_many_points_are_found_and_the_list_is_capped(exact, lab, monkeypatch):
-    monkeypatch.setattr(verifying, "MOST_FAULTS", 5)
+    monkeypatch.setattr(reporting, "MOST_FAULTS", 5)
     image = rows(exact, lab).vectors["image"]
     image[:, 0] += 0.5
     report = verify(exact, lab.COLLECTION)
