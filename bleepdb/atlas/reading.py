@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 RETRIEVE_AT_ONCE = 1000
 _EXPRESSION_FIELDS = (CODEC, NNZ, TOTAL, EXPR)
 _FIELDS = (*TEXT_FIELDS, PANEL, X_PX, Y_PX, LIBRARY_TOTAL, *_EXPRESSION_FIELDS)
+_NEEDED = frozenset(_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -267,9 +268,9 @@ def _fetch(
     fetched: dict[str, _Spots] = {}
     where = f"{atlas.location}/{collection}"
     for record in atlas.retrieve(collection, ids, fields=_FIELDS):
-        lacking = [name for name in _FIELDS if name not in record.payload]
-        if lacking:
-            raise AtlasCorruptError(f"point {record.id} lacks {lacking[0]!r}", where=where)
+        if not record.payload.keys() >= _NEEDED:
+            lacking = next(name for name in _FIELDS if name not in record.payload)
+            raise AtlasCorruptError(f"point {record.id} lacks {lacking!r}", where=where)
         digest = str(record.payload[PANEL])
         if digest not in panels:
             panels[digest] = get_panel(atlas, collection, digest)

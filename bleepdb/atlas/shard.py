@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
     from typing import Self
-    from uuid import UUID
 
     from numpy.typing import NDArray
 
@@ -154,17 +153,10 @@ class Shard:
         exact: bool,
     ) -> Hits:
         """Nearest points of each row; equal scores in order of rising id."""
-        names: dict[int, str] = {}  # neighbours of adjacent queries are mostly the same
-
-        def named(identity: UUID) -> str:
-            number = identity.int
-            if number not in names:
-                names[number] = str(identity)
-            return names[number]
 
         def search(rows: Sequence[list[float]], most: int) -> list[list[tuple[float, str]]]:
             found = self._search(rows, using, most, where, exact)
-            return [[(hit.score, named(hit.id)) for hit in hits] for hits in found]
+            return [[(hit.score, str(hit.id)) for hit in hits] for hits in found]
 
         rows = queries.astype(np.float32).tolist()
         return nearest(rows, limit, search, at_once=QUERIES_AT_ONCE)
