@@ -73,7 +73,10 @@ def record(
 
 
 def outputs() -> list[Output]:
-    """Return all outputs that were recorded, oldest first; what cannot be read is passed over."""
+    """Return the outputs that were recorded, oldest first, each file as it was last written.
+
+    Lines that cannot be read are passed over.
+    """
     path = cache_dir() / LEDGER_FILE
     try:
         lines = path.read_bytes().splitlines()
@@ -82,22 +85,24 @@ def outputs() -> list[Output]:
     except OSError as error:
         log.warning("%s cannot be read: %s", path, error)
         return []
-    made, damaged = [], 0
+    made: dict[str, Output] = {}
+    damaged = 0
     for line in lines:
         try:
             found = json.loads(line)
-            made.append(
-                Output(
-                    str(found["path"]),
-                    str(found["atlas"]),
-                    str(found["collection"]),
-                    tuple(map(str, found["donors"])),
-                    tuple(map(str, found["sections"])),
-                    str(found["when"]),
-                )
+            entry = Output(
+                str(found["path"]),
+                str(found["atlas"]),
+                str(found["collection"]),
+                tuple(map(str, found["donors"])),
+                tuple(map(str, found["sections"])),
+                str(found["when"]),
             )
         except (ValueError, KeyError, TypeError, RecursionError):
             damaged += 1
+        else:
+            made.pop(entry.path, None)
+            made[entry.path] = entry
     if damaged:
         log.warning("%s: %d lines cannot be read", path, damaged)
-    return made
+    return list(made.values())
