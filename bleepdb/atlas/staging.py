@@ -74,7 +74,7 @@ def announce(atlas: Atlas, collection: str, live: LiveSection, actor: str) -> st
             swap(atlas, collection, successor)
         except _BeingDeletedError as error:
             if error.age_s > CONDEMNED_S:  # who condemned it was killed
-                delete_revisions(atlas, collection, [live.revision], own=live.revision)
+                delete_revisions(atlas, collection, [live.revision])
             elif time.monotonic() > deadline:
                 raise AtlasError(
                     f"an earlier deletion of this revision of section {live.section} is under way",

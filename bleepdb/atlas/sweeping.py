@@ -107,26 +107,23 @@ def sweep(atlas: Atlas, collection: str, *, keep: Collection[str] = ()) -> int:
     return delete_revisions(atlas, collection, [rev for rev in found if rev not in keep])
 
 
-def delete_revisions(
-    atlas: Atlas, collection: str, revisions: Iterable[str], *, own: str | None = None
-) -> int:
+def delete_revisions(atlas: Atlas, collection: str, revisions: Iterable[str]) -> int:
     """Delete the points of these revisions, but for those that are live or being staged.
-
-    `own` is a revision that the caller is about to stage and of which it has written nothing yet.
 
     No thread begins to stage between the look and the deletion: it would count points of an
     earlier attempt as there already, and publish a revision whose points are about to go. On a
-    shared server only condemned revisions are deleted.
+    shared server only condemned revisions are deleted, and those nobody stages.
     """
     with STAGING.held():
         present = atlas.read_manifest(collection)
-        kept = (STAGING.now(collection) - {own}) | present.revisions
-        dead = sorted(set(revisions) - kept)
-        if not sole_writer(atlas):
-            dead = [rev for rev in dead if present.condemns(rev)]
+        dead = set(revisions) - present.revisions
+        if sole_writer(atlas):
+            dead -= STAGING.now(collection)
+        else:
+            dead &= {c.revision for c in present.condemned}
         number = 0
         if dead:
-            where = Where(must={REV: dead})
+            where = Where(must={REV: sorted(dead)})
             number = atlas.count(collection, where)
             atlas.delete(collection, where)
             atlas.flush(collection)
