@@ -182,8 +182,23 @@ class Run:
             "settings": used,
             "search": said,
             "in_training_donor": query.donor is not None and query.donor in model.training_donors,
-            "warnings": [*self.warnings, *self._own_slide(pinned)],
+            "warnings": [*self.warnings, *self._own_slide(pinned), *self._outgrown(pinned)],
         }
+
+    def _outgrown(self, pinned: Pinned) -> list[str]:
+        """Warn where most of what answers came after the model, whose low-rank map stays behind."""
+        trained = {str(s["section"]) for s in self.model.training["sections"]}
+        later = sum(s.spots for s in pinned.manifest.live if s.section not in trained)
+        if 2 * later <= pinned.manifest.spots or not self.settings.denoise:
+            return []
+        if low_rank_of(self.model) is None:
+            return []
+        text = (
+            f"{later} of {pinned.manifest.spots} live spots came after the model was trained, and "
+            "its low-rank map does not know what they have in common: compare with --no-denoise, "
+            "or train again (`bleepdb evaluate SHEET --growth` tells what that would bring)"
+        )
+        return [text]
 
     def _own_slide(self, pinned: Pinned) -> Iterable[str]:
         """Warn where the slide itself is among the references that answer."""

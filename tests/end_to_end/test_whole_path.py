@@ -198,6 +198,25 @@ def test_a_slide_that_answers_for_itself_is_warned_of(trained, measured, exact):
     assert any("answers for itself" in text for text in made.facts["warnings"])
 
 
+def test_an_atlas_that_outgrew_its_model_is_warned_of(trained, measured):
+    """The model knows donors a and b: where others answer, its low-rank map is named."""
+    from dataclasses import replace
+
+    atlas = ExactAtlas()
+    index_section(measured[0], trained, atlas)
+    for i in range(2):
+        index_section(replace(measured[2], section=f"later-{i}"), trained, atlas)
+    said = [t for t in impute(measured[1], trained, atlas).facts["warnings"] if "came after" in t]
+    assert len(said) == 1
+    assert len(measured[2]) < len(measured[0]), "so that one later section is less than half"
+    assert f"{2 * len(measured[2])} of {len(measured[0]) + 2 * len(measured[2])} live" in said[0]
+    for settings in ({"denoise": False}, {}):
+        if not settings:
+            retract_section(atlas, resolve(atlas, "breast"), "later-0", actor="t")
+        made = impute(measured[1], trained, atlas, **settings)
+        assert not [t for t in made.facts["warnings"] if "came after" in t]
+
+
 def test_a_gene_that_some_sections_lack_is_averaged_over_the_others(trained, measured):
     """donor-b-1 loses ten genes; nobody has measured a zero there."""
     from dataclasses import replace
