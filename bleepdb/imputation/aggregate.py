@@ -137,7 +137,7 @@ class Aggregator:
             If W has another number of references.
         """
         self._check(W)
-        values = np.full((W.shape[0], len(self.genes)), np.nan, dtype=np.float32)
+        values = np.empty((W.shape[0], len(self.genes)), dtype=np.float32)
         denoised = np.zeros(W.shape[0], dtype=bool)
         for block in self._blocks(W.shape[0]):
             part = W[block]
@@ -145,7 +145,7 @@ class Aggregator:
             reached = [np.diff(among.indptr) > 0 for among, _ in through]
             everywhere = sum(len(g) for _, g in through) == len(self.genes)
             if not (everywhere and all(rows.all() for rows in reached)):
-                values[block] = self._masked_mean(part)
+                self._masked_mean(part, values[block])
             for (among, genes), there in zip(through, reached, strict=True):
                 rows = np.flatnonzero(there)
                 placed = among[rows] @ self._coordinates
@@ -219,13 +219,16 @@ class Aggregator:
         for start in range(0, n, step):
             yield slice(start, min(start + step, n))
 
-    def _masked_mean(self, W: sp.csr_matrix) -> NDArray[np.float32]:
-        """Mean over the neighbours that measured each gene, (n, genes) float32."""
+    def _masked_mean(self, W: sp.csr_matrix, out: NDArray[np.float32]) -> None:
+        """Write the mean over the neighbours that measured each gene, (n, genes)."""
         if self._plain:
-            mean = sums_of_rows(W, self._values[0], np.float32)
             total = np.asarray(W.astype(np.float64).sum(axis=1)).ravel()
-            mean /= np.where(total > 0, total, np.nan).astype(np.float32)[:, None]
-            return mean
+            scale = 1.0 / np.where(total > 0, total, 1.0)
+            shares = W.astype(np.float32)
+            shares.data = (W.data * np.repeat(scale, np.diff(W.indptr))).astype(np.float32)
+            sums_of_rows(shares, self._values[0], np.float32, out=out)
+            out[total <= 0] = np.nan
+            return
         counts = np.stack([np.diff(W[:, g.columns].indptr) for g in self.groups], axis=1)
         signed = W.data.size > 0 and W.data.min() < 0
         first, _, mass = self._moments(W, squares=False)
@@ -235,8 +238,7 @@ class Aggregator:
             above, _, part = self._moments(W.maximum(0), squares=False)
             first, mass = np.where(missing, above, first), np.where(missing, part, mass)
         known = (counts @ self._measured > 0) & (mass > 0)
-        made = np.where(known, first / np.where(known, mass, 1.0), np.nan)
-        return made.astype(np.float32)
+        out[:] = np.where(known, first / np.where(known, mass, 1.0), np.nan)
 
     def _moments(
         self, W: sp.csr_matrix, *, squares: bool = True

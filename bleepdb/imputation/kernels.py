@@ -49,6 +49,7 @@ def sums_of_rows(
     *,
     square: bool = False,
     dense: bool | None = None,
+    out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
     """Multiply weights with profiles, by whichever way is faster here.
 
@@ -64,6 +65,8 @@ def sums_of_rows(
         Multiply with the squares of the values instead.
     dense
         Which way; None: decide by their cost.
+    out
+        Where to write the result, (n, genes) of that precision; None: a new array.
 
     Returns
     -------
@@ -72,8 +75,12 @@ def sums_of_rows(
     """
     used = np.unique(W.indices)
     if prefers_dense(W, values, used) if dense is None else dense:
-        return _dense(W, values, used, kind, square=square)
-    out = np.empty((W.shape[0], values.shape[1]), dtype=kind)
+        made = _dense(W, values, used, kind, square=square)
+        if out is None:
+            return made
+        out[:] = made
+        return out
+    out = np.empty((W.shape[0], values.shape[1]), dtype=kind) if out is None else out
     workers = min(threads(), max(1, W.shape[0] // 8))
     cuts = np.linspace(0, W.shape[0], workers + 1).astype(int).tolist()
     pieces = [slice(a, b) for a, b in pairwise(cuts)]
