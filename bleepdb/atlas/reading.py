@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -9,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bleepdb.atlas.cache import TEXT_FIELDS, ProfileCache, SpotTable, packed_ids
+from bleepdb.atlas.decoding import Helper, decoded
 from bleepdb.atlas.manifest import live_where
 from bleepdb.atlas.panels import get_panel
-from bleepdb.atlas.payload import decode_fields
-from bleepdb.counts import Counts, runs_of
+from bleepdb.counts import Counts
 from bleepdb.errors import AtlasCorruptError, EmptyAtlasError, PayloadError
 from bleepdb.names import (
     BARCODE,
@@ -32,15 +33,18 @@ from bleepdb.names import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from concurrent.futures import Future
 
     import scipy.sparse as sp
     from numpy.typing import NDArray
 
+    from bleepdb.atlas.decoding import Runs
     from bleepdb.atlas.manifest import Manifest
     from bleepdb.atlas.protocol import Atlas, Record, Where
     from bleepdb.panel import Panel
 
 RETRIEVE_AT_ONCE = 1000
+AWAY_AT_ONCE = 2  # batches that wait for a helper or are decoded there
 _EXPRESSION_FIELDS = (CODEC, NNZ, TOTAL, EXPR)
 _FIELDS = (*TEXT_FIELDS, PANEL, X_PX, Y_PX, LIBRARY_TOTAL, *_EXPRESSION_FIELDS)
 _NEEDED = frozenset(_FIELDS)
@@ -168,36 +172,61 @@ def pin(atlas: Atlas, collection: str) -> Pinned:
 
 
 class _Spots:
-    """Decoded spots of one panel, in columns, in the order in which they came."""
+    """Spots of one panel, in columns, in the order in which they came."""
 
-    def __init__(self, panel: Panel) -> None:
+    def __init__(self, panel: Panel, where: str) -> None:
         self.panel = panel
-        self.runs: list[tuple[NDArray[Any], NDArray[np.uint32], NDArray[np.int32]]] = []
+        self.payloads: list[Mapping[str, Any]] = []
+        self.runs: list[Runs] = []
         self.ids: list[str] = []
         self.texts: dict[str, list[str]] = {name: [] for name in TEXT_FIELDS}
         self.places: list[tuple[float, float]] = []
         self.totals: list[tuple[int, int]] = []
+        self._where = where
+        self._sent: Future[list[Runs]] | None = None
 
-    def add(self, record: Record, where: str) -> None:
-        """Decode one point; PayloadError names it."""
+    def add(self, record: Record) -> None:
+        """Add one point, not yet decoded."""
         payload = record.payload
-        try:
-            genes, counts = decode_fields(payload, n_genes=len(self.panel))
-        except PayloadError as error:
-            raise PayloadError(
-                f"point {record.id}: {error.what}",
-                where=where,
-                hint=error.hint or "restore the atlas from a copy, or index the section again",
-            ) from error
-        self.runs.append(runs_of(genes, counts))
+        self.payloads.append(payload)
         self.ids.append(record.id)
         for name, values in self.texts.items():
             values.append(str(payload[name]))
         self.places.append((payload[X_PX], payload[Y_PX]))
         self.totals.append((payload[LIBRARY_TOTAL], payload[TOTAL]))
 
+    def send(self, helper: Helper) -> None:
+        """Have a helper decode them."""
+        self._sent = helper.send(self.payloads, len(self.panel))
+
+    @property
+    def ready(self) -> bool:
+        """Whether the helper is done with them."""
+        return self._sent is not None and self._sent.done()
+
+    def _decode(self) -> None:
+        """Decode them, or wait for the helper; PayloadError names the point."""
+        if self._sent is not None:
+            # Whatever went wrong there is found again here, or does not matter.
+            with suppress(Exception):
+                self.runs = self._sent.result()
+        if len(self.runs) != len(self.ids):
+            self.runs = [self._decoded(*both) for both in zip(self.ids, self.payloads, strict=True)]
+        self.payloads.clear()
+
+    def _decoded(self, identity: str, payload: Mapping[str, Any]) -> Runs:
+        try:
+            return decoded([payload], len(self.panel))[0]
+        except PayloadError as error:
+            raise PayloadError(
+                f"point {identity}: {error.what}",
+                where=self._where,
+                hint=error.hint or "restore the atlas from a copy, or index the section again",
+            ) from error
+
     def table(self) -> SpotTable:
-        """Return what was gathered."""
+        """Decode what was gathered and return it; PayloadError names the point."""
+        self._decode()
         both = np.array(self.totals, dtype=np.int64).reshape(-1, 2)
         return SpotTable(
             panel=self.panel.digest,
@@ -251,20 +280,33 @@ def fetch_profiles(
         if table.panel not in panels:
             panels[table.panel] = get_panel(atlas, collection, table.panel)
     new: list[SpotTable] = []
-    for start in range(0, len(missing), RETRIEVE_AT_ONCE):
-        part = missing[start : start + RETRIEVE_AT_ONCE]
-        new += _fetch(atlas, collection, part, panels)
-        if progress is not None:
-            progress(done + start + len(part), len(distinct))
+    with ExitStack() as ends:
+        helper = Helper.start(len(missing))
+        if helper is not None:
+            ends.enter_context(helper)
+        away: list[_Spots] = []
+        for start in range(0, len(missing), RETRIEVE_AT_ONCE):
+            part = missing[start : start + RETRIEVE_AT_ONCE]
+            for spots in _retrieved(atlas, collection, part, panels):
+                if helper is not None and len(away) < AWAY_AT_ONCE:
+                    spots.send(helper)
+                    away.append(spots)
+                    continue
+                new.append(spots.table())
+                while away and away[0].ready:
+                    new.append(away.pop(0).table())
+            if progress is not None:
+                progress(done + start + len(part), len(distinct))
+        new += [spots.table() for spots in away]
     if kept is not None and new:
         kept.add(new)
     return _joined(distinct, [*tables, *new], panels)
 
 
-def _fetch(
+def _retrieved(
     atlas: Atlas, collection: str, ids: Sequence[str], panels: dict[str, Panel]
-) -> list[SpotTable]:
-    """Retrieve and decode some points, one table a panel; panels not met before are read."""
+) -> list[_Spots]:
+    """Retrieve some points by panel; panels not met before are read."""
     fetched: dict[str, _Spots] = {}
     where = f"{atlas.location}/{collection}"
     for record in atlas.retrieve(collection, ids, fields=_FIELDS):
@@ -274,8 +316,10 @@ def _fetch(
         digest = str(record.payload[PANEL])
         if digest not in panels:
             panels[digest] = get_panel(atlas, collection, digest)
-        fetched.setdefault(digest, _Spots(panels[digest])).add(record, where)
-    return [spots.table() for spots in fetched.values()]
+        if digest not in fetched:
+            fetched[digest] = _Spots(panels[digest], where)
+        fetched[digest].add(record)
+    return list(fetched.values())
 
 
 def _joined(
