@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from concurrent.futures import Future
     from types import TracebackType
-    from typing import BinaryIO, Self
+    from typing import IO, Self
 
     from numpy.typing import NDArray
 
@@ -136,14 +136,14 @@ def _widen(pipe: object) -> None:
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
-def _send(file: BinaryIO, about: Mapping[str, Any], data: bytes) -> None:
+def _send(file: IO[bytes], about: Mapping[str, Any], data: bytes) -> None:
     text = json.dumps(about).encode()
     file.write(_SIZES.pack(len(text), len(data)) + text)
     file.write(data)
     file.flush()
 
 
-def _receive(file: BinaryIO) -> tuple[dict[str, Any], bytes]:
+def _receive(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
     """Read one message; EOFError where there is none any more."""
     head = file.read(_SIZES.size)
     if len(head) < _SIZES.size:
@@ -156,7 +156,7 @@ def _receive(file: BinaryIO) -> tuple[dict[str, Any], bytes]:
     return about, data
 
 
-def serve(source: BinaryIO, target: BinaryIO) -> None:
+def serve(source: IO[bytes], target: IO[bytes]) -> None:
     """Decode batches until there are no more, or one does not decode."""
     while True:
         try:
