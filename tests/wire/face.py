@@ -73,6 +73,7 @@ class Face:
         self.options = options
         self.lock = threading.Lock()
         self.down_until = 0.0
+        self.active = 0  # requests that are being answered
         self.forget()
 
     def store(self, name: str) -> Store:
@@ -140,6 +141,7 @@ class Face:
     def state(self) -> dict:
         with self.lock:
             return {
+                "active": self.active,
                 "asked": dict(self.asked),
                 "largest": self.largest,
                 "checked": self.checked,
@@ -235,7 +237,13 @@ class Handler(BaseHTTPRequestHandler):
         start = time.monotonic()
         given = {"c": collection, "b": body or {}, "w": query.get("wait") == "true"}
         name, takes = ROUTES[self.command, template]
-        result = getattr(store, name)(*(given[one] for one in takes))
+        with self.face.lock:
+            self.face.active += 1
+        try:
+            result = getattr(store, name)(*(given[one] for one in takes))
+        finally:
+            with self.face.lock:
+                self.face.active -= 1
         return {"result": result, "status": "ok", "time": time.monotonic() - start}
 
     def _control(self, path: str, wish: dict) -> None:

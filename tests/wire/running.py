@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import tempfile
 import urllib.request
 from pathlib import Path
@@ -80,6 +81,13 @@ class Face:
 
     def state(self) -> dict:
         return self._post("state", {})
+
+    def settle(self) -> None:
+        """Return when what a killed client had sent is done, and nothing more comes."""
+        before = None
+        while (state := self.state()) != before or state["active"]:
+            before = state
+            time.sleep(0.2)
 
     def reset(self) -> None:
         """Drop all collections, forget all orders."""
