@@ -161,7 +161,10 @@ def vacuum(
     deleting_s = min(CONDEMNED_S, abandoned_after_s)
     found = atlas.facet(collection, REV)
 
+    mine: set[str] = set()
+
     def condemning(present: Manifest) -> Manifest | None:
+        mine.clear()
         fresh = {s.revision for s in present.staging if age_s(s.since) <= abandoned_after_s}
         given_up = {s.token for s in present.staging if age_s(s.since) > abandoned_after_s}
         at_work = {c.revision for c in present.condemned if age_s(c.since) <= deleting_s}
@@ -170,13 +173,13 @@ def vacuum(
         dead = {*found, *sections} - present.revisions - fresh - at_work - STAGING.now(collection)
         if not dead and not given_up:
             return None
+        mine.update(dead)
         new = (Condemned(rev, sections.get(rev, ""), now()) for rev in sorted(dead))
         return present.with_condemned(new, abandoned=given_up)
 
     before, after = swap(atlas, collection, condemning)
     if before is after:
         return 0
-    mine = {c.revision for c in set(after.condemned) - set(before.condemned)}
     number = delete_revisions(atlas, collection, mine)
     if number:
         entry = LogEntry.now(actor, f"vacuumed {number} points of {len(mine)} dead revisions")

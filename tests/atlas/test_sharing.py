@@ -258,3 +258,16 @@ def test_two_writers_race_a_hundred_times(atlas, lab, capsys):
     commits = race_many(atlas, lab, 100)
     with capsys.disabled():
         print(f"{atlas.kind}: 100 races of two writers, {commits} commits, 0 lost")  # noqa: T201
+
+
+def test_what_was_condemned_in_this_very_second_can_be_vacuumed(shared, lab):
+    live, batches = lab.section("S9")
+    shared.upsert(lab.COLLECTION, batches[0])
+    present = shared.read_manifest(lab.COLLECTION)
+    for _ in range(3):  # one of them within the second
+        fresh = present.with_condemned([Condemned(live.revision, "S9", now())])
+        assert shared.swap_manifest(lab.COLLECTION, present.generation, fresh)
+        shared.upsert(lab.COLLECTION, batches[0])
+        assert vacuum(shared, lab.COLLECTION, abandoned_after_s=-1, actor="t") == 10
+        present = shared.read_manifest(lab.COLLECTION)
+        assert present.condemned == ()

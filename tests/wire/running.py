@@ -8,8 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import tempfile
+import time
 import urllib.request
 from pathlib import Path
 
