@@ -118,7 +118,7 @@ class LowRank:
         gram = basis.T @ basis
         if not len(gram) or float(np.linalg.eigvalsh(gram)[0]) < LEAST_SEEN:
             return None
-        return found.left, np.linalg.solve(gram, basis.T).T
+        return found.left, np.asarray(np.linalg.solve(gram, basis.T).T, dtype=np.float64)
 
     def coordinates(self, group: Group) -> NDArray[np.float64] | None:
         """Return the coordinates of each reference of a group, (m, rank) float64.

@@ -59,7 +59,8 @@ def parse_conditions(text: str) -> tuple[Condition, ...]:
     InputError
         It shows where the text stops making sense.
     """
-    made, at = [], 0
+    made: list[Condition] = []
+    at = 0
     while at < len(text) or not made:
         found = _CONDITION.match(text, at)
         if found is None:
