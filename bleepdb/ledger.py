@@ -6,6 +6,7 @@ to memory and no proof: who deletes the cache, or moves a file, is not followed.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -60,12 +61,15 @@ def record(
         tuple(sorted(set(sections))),
         datetime.now(UTC).isoformat("T", "seconds"),
     )
-    line = json.dumps(asdict(entry), ensure_ascii=False) + "\n"
+    # In ASCII: a path need not be Unicode. The line ends before as well, since what a full disk cut
+    # off may stand there without an end.
+    line = f"\n{json.dumps(asdict(entry))}\n".encode("ascii")
     try:
         # One write at the end of the file: lines of several processes do not mix.
         handle = os.open(cache_dir() / LEDGER_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            os.write(handle, line.encode())
+            if os.write(handle, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(handle)
     except OSError as error:
@@ -77,17 +81,17 @@ def outputs() -> list[Output]:
 
     Lines that cannot be read are passed over.
     """
-    path = cache_dir() / LEDGER_FILE
     try:
+        path = cache_dir() / LEDGER_FILE
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         return []
     except OSError as error:
-        log.warning("%s cannot be read: %s", path, error)
+        log.warning("the list of outputs cannot be read: %s", error)
         return []
     made: dict[str, Output] = {}
     damaged = 0
-    for line in lines:
+    for line in filter(None, lines):
         try:
             found = json.loads(line)
             entry = Output(

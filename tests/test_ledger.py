@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +46,30 @@ def test_damaged_lines_are_passed_over_and_said(tmp_path, caplog):
     write(tmp_path / "two.h5ad")
     assert len(ledger.outputs()) == 2
     assert "3 lines cannot be read" in caplog.text
+
+
+def test_a_path_that_is_no_unicode_is_kept(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff.h5ad")
+    write(path)
+    (found,) = ledger.outputs()
+    assert Path(found.path) == path
+
+
+def test_a_line_cut_off_by_a_full_disk_costs_no_other(tmp_path, monkeypatch, caplog):
+    write(tmp_path / "one.h5ad")
+    real = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda handle, data: real(handle, data[:20]))
+        write(tmp_path / "two.h5ad")
+    assert "will not know of" in caplog.text
+    write(tmp_path / "three.h5ad")
+    assert [Path(o.path).name for o in ledger.outputs()] == ["one.h5ad", "three.h5ad"]
+
+
+def test_a_cache_folder_that_cannot_be_made_is_a_warning(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BLEEPDB_CACHE", str(tmp_path / "file" / "cache"))
+    assert ledger.outputs() == []
+    write(tmp_path / "one.h5ad")
+    assert "the list of outputs cannot be read" in caplog.text
+    assert "will not know of" in caplog.text
