@@ -75,6 +75,13 @@ def written(where: Path) -> Iterator[None]:
         ) from error
 
 
+def _sweep_parts(folder: Path) -> None:
+    """Remove what killed writers of files left: it may name who was retracted since."""
+    for path in folder.glob(".*.part*"):
+        if path.is_file():
+            path.unlink()
+
+
 class AtlasFolder:
     """The folder of an embedded atlas, locked while this object lives.
 
@@ -158,14 +165,17 @@ class AtlasFolder:
             )
 
     def _sweep(self) -> None:
-        """Remove what an interrupted creation, removal or index build left behind."""
+        """Remove what an interrupted creation, removal, write or index build left behind."""
         home = self.root / COLLECTIONS
         home.mkdir(exist_ok=True)
+        _sweep_parts(self.root)
         for folder in [p for p in home.iterdir() if p.is_dir()]:
             if folder.name.startswith(UNFINISHED):
                 shutil.rmtree(folder)
             else:
                 self._sweep_shards(folder)
+                for place in (folder, folder / BLOBS, *(folder / BLOBS).glob("*/")):
+                    _sweep_parts(place)
 
     def _sweep_shards(self, folder: Path) -> None:
         try:

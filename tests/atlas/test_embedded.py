@@ -191,6 +191,15 @@ def test_leftovers_of_killed_work_are_swept(folder, lab):
     for path in leftovers:
         path.mkdir(parents=True)
         (path / "data").write_bytes(b"x")
+    # Files whose writer was killed before it renamed them.
+    for name in (
+        ".aliases.json.00112233.part.json",
+        f"collections/{lab.COLLECTION}/.manifest.json.00112233.part.json",
+        f"collections/{lab.COLLECTION}/blobs/panels/.a.json.00112233.part.json",
+        f"collections/{lab.COLLECTION}/blobs/.b.00112233.part",
+    ):
+        leftovers.append(folder / name)
+        leftovers[-1].write_text("D1")
     with open_atlas(folder) as atlas:
         assert atlas.collections() == [lab.COLLECTION]
         assert atlas.count(lab.COLLECTION) == 110
