@@ -29,7 +29,7 @@ from bleepdb.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from bleepdb.atlas.manifest import LiveSection
     from bleepdb.atlas.protocol import Atlas, CollectionSpec, Points
@@ -191,7 +191,7 @@ def publish_section(
     if live.revision in before.revisions:  # another writer published it meanwhile
         status = UNCHANGED
     elif old is not None:
-        removed += _remove(atlas, collection, old.revision, grace)
+        removed += _remove(atlas, collection, [old.revision], grace)
     return Outcome(status, staging.written, staging.resumed, removed, after.generation)
 
 
@@ -200,7 +200,8 @@ def retract_section(
 ) -> Outcome:
     """Take a section out: first out of sight, then its points. Parameters as `publish_section`.
 
-    Where it is not live the outcome is ``"unchanged"``; remains of an interrupted retraction go.
+    What others stage of it on a shared server goes too, and they are told. Where it is not live
+    the outcome is ``"unchanged"``; remains of an interrupted retraction go.
     """
     shared = not sole_writer(atlas)
     removed = vacuum(atlas, collection, actor=actor)
@@ -217,14 +218,15 @@ def retract_section(
     old = before.find(section)
     if old is None:
         return Outcome(UNCHANGED, 0, 0, removed, after.generation)
-    removed += _remove(atlas, collection, old.revision, grace)
+    gone = before.revisions_of(section) if shared else (old.revision,)
+    removed += _remove(atlas, collection, gone, grace)
     return Outcome(RETRACTED, 0, 0, removed, after.generation)
 
 
-def _remove(atlas: Atlas, collection: str, revision: str, grace: float) -> int:
+def _remove(atlas: Atlas, collection: str, revisions: Sequence[str], grace: float) -> int:
     if grace > 0:
         time.sleep(grace)
-    return delete_revisions(atlas, collection, [revision])
+    return delete_revisions(atlas, collection, revisions)
 
 
 def note_copy(atlas: Atlas, collection: str, kind: str, where: str, *, actor: str) -> None:

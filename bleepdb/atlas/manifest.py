@@ -240,17 +240,25 @@ class Manifest:
     def without_section(self, section: str, entry: LogEntry, *, condemn: bool = False) -> Manifest:
         """Return the successor in which `section` is not live.
 
-        With `condemn` its revision is condemned, whoever may be staging it: a retraction stands
-        above a writer, who is told when it wants to publish.
+        With `condemn` its revision is condemned, and all that writers stage of the section with
+        it: a retraction stands above a writer, who is told when it wants to publish.
         """
-        old = self.find(section)
-        gone = None if old is None or not condemn else old.revision
+        gone = self.revisions_of(section) if condemn else ()
+        known = {c.revision for c in self.condemned}
         return self._next(
             entry,
             live=tuple(s for s in self.live if s.section != section),
-            staging=tuple(s for s in self.staging if s.revision != gone),
-            condemned=self.condemned if gone is None else self._condemning(section),
+            staging=tuple(s for s in self.staging if s.revision not in gone),
+            condemned=(
+                *self.condemned,
+                *(Condemned(rev, section, now()) for rev in gone if rev not in known),
+            ),
         )
+
+    def revisions_of(self, section: str) -> tuple[str, ...]:
+        """Return the live revision of a section, and those that writers stage."""
+        of = (s.revision for s in (*self.live, *self.staging) if s.section == section)
+        return tuple(dict.fromkeys(of))
 
     def _condemning(self, section: str) -> tuple[Condemned, ...]:
         old = self.find(section)

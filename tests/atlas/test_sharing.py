@@ -112,6 +112,33 @@ def test_a_retraction_stands_above_a_writer(shared, lab, monkeypatch):
     assert shared.read_manifest(lab.COLLECTION).live == ()
 
 
+def test_a_retraction_stands_above_who_stages_another_revision(shared, lab, monkeypatch):
+    monkeypatch.setattr(sweeping_module, "STAGING", sweeping_module._Registry())
+    lab.publish(shared, "S1")
+    lab.publish(shared, "S2")
+    live, batches = lab.section("S1", 1)
+
+    def retracted_meanwhile():
+        yield batches[0]
+        done = retract_section(shared, lab.COLLECTION, "S1", actor="ethics board")
+        assert (done.status, done.removed) == ("retracted", 40)
+        yield from batches[1:]
+
+    with pytest.raises(AtlasError, match="nothing became visible"):
+        publish_section(shared, lab.COLLECTION, live, retracted_meanwhile(), actor="t")
+    assert [s.section for s in shared.read_manifest(lab.COLLECTION).live] == ["S2"]
+
+
+def test_a_retraction_takes_what_a_killed_writer_had_staged(shared, lab):
+    lab.publish(shared, "S1")
+    stage(shared, lab, "S1", 1)
+    stage(shared, lab, "S2")
+    retract_section(shared, lab.COLLECTION, "S1", actor="ethics board")
+    manifest = shared.read_manifest(lab.COLLECTION)
+    assert ([s.section for s in manifest.staging], manifest.condemned) == (["S2"], ())
+    assert shared.facet(lab.COLLECTION, "section") == {"S2": 10}
+
+
 def test_a_writer_that_was_given_up_is_vacuumed_and_told(shared, lab, monkeypatch):
     # The one who vacuums is another process, which does not know of this one's threads.
     monkeypatch.setattr(sweeping_module, "STAGING", sweeping_module._Registry())
