@@ -14,7 +14,7 @@ from functools import lru_cache
 from bleepdb.errors import PayloadError
 
 CONTINUATION = 0xFFFFFFFF
-RECORD_BATCH = 3  # MessageHeader.RecordBatch
+DICTIONARY_BATCH, RECORD_BATCH = 2, 3  # of MessageHeader
 REMEMBERED = 2048  # bytes of metadata; ours takes a quarter of it
 VERSIONS = (3, 4)  # MetadataVersion.V4 and V5, which lay such a batch out alike
 
@@ -133,5 +133,36 @@ def uint8_columns(message: bytes, *, rows: int, columns: int) -> tuple[int, ...]
         data = _metadata(message)
         find = _columns if len(data) <= REMEMBERED else _columns.__wrapped__
         return find(data, len(message), rows, columns)
+    except struct.error as error:
+        raise PayloadError("the Arrow message points outside itself") from error
+
+
+def is_compressed(metadata: bytes) -> bool:
+    """Tell whether the buffers of a message are compressed, from its metadata alone.
+
+    Parameters
+    ----------
+    metadata
+        The flatbuffer, without its prefix and padding; of any kind of message.
+
+    Raises
+    ------
+    PayloadError
+        If it points outside itself or lacks a required part.
+    """
+    try:
+        fields = (*_table(metadata, _follow(metadata, 0)), 0, 0, 0)
+        kind, header = fields[1], fields[2]
+        if not (kind and header):
+            raise PayloadError("the Arrow message lacks a required part")
+        found = _U8.unpack_from(metadata, kind)[0]
+        if found not in (DICTIONARY_BATCH, RECORD_BATCH):
+            return False
+        batch = (*_table(metadata, _follow(metadata, header)), 0, 0, 0, 0)
+        if found == DICTIONARY_BATCH:  # id, data, isDelta
+            if not batch[1]:
+                raise PayloadError("the Arrow message lacks a required part")
+            batch = (*_table(metadata, _follow(metadata, batch[1])), 0, 0, 0, 0)
+        return bool(batch[3])
     except struct.error as error:
         raise PayloadError("the Arrow message points outside itself") from error

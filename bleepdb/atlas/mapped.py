@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from bleepdb.atlas.arrow_message import is_compressed
 from bleepdb.atlas.rows import Rows
 from bleepdb.atlas.tables import FURTHER, ID, field_column, matrix, stored_schema, vector_column
-from bleepdb.errors import AtlasCorruptError
+from bleepdb.errors import AtlasCorruptError, PayloadError
 from bleepdb.names import EXPR
 
 if TYPE_CHECKING:
@@ -23,13 +25,15 @@ if TYPE_CHECKING:
 
 _MEND = "write the snapshot again"
 UUID_LENGTH = 36
+MAGIC = b"ARROW1\0\0"
 
 
 class MappedRows(Rows):
     """The points of a collection in a file (schemas/snapshot.md), in order of their ids.
 
     The file is checked as far as that needs none of its vectors and counts: schema, rows, ids in
-    order, no missing values, texts that are text.
+    order, no missing values, texts that are text, and nothing compressed, which would be unpacked
+    into memory, however much it is.
 
     Parameters
     ----------
@@ -51,12 +55,12 @@ class MappedRows(Rows):
         self._columns: dict[str, Codes] = {}
         try:
             self._map = pa.memory_map(str(path))
-            reader = pa.ipc.open_file(self._map)
+            reader = self._stream()
             if not reader.schema.equals(stored_schema(spec.vectors, spec.keyword_fields)):
                 raise self._damaged("its columns are not those of the collection")
-            if reader.num_record_batches != 1:
-                raise self._damaged(f"it holds {reader.num_record_batches} batches, not 1")
-            self._batch = reader.get_batch(0)
+            self._batch = reader.read_next_batch()
+            if next(reader, None) is not None:
+                raise self._damaged("it holds more than one batch")
             if self._batch.num_rows != rows:
                 raise self._damaged(f"it holds {self._batch.num_rows} points, not {rows}")
             self._check_columns()
@@ -64,8 +68,26 @@ class MappedRows(Rows):
                 name: matrix(self._batch.column(vector_column(name)), size)
                 for name, size in spec.vectors.items()
             }
+        except StopIteration as error:
+            raise self._damaged("it holds no batch") from error
+        except PayloadError as error:
+            raise self._damaged(error.what) from error
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(" ".join(str(error).split())[:200]) from error
+
+    def _stream(self) -> pa.RecordBatchStreamReader:
+        """Read the file as the stream that stands in it, once no message of it is compressed.
+
+        Its footer could name other places, and is not asked.
+        """
+        if self._map.read(len(MAGIC)) != MAGIC:
+            raise self._damaged("it is no Arrow file")
+        with suppress(EOFError):
+            while True:
+                if is_compressed(pa.ipc.read_message(self._map).metadata.to_pybytes()):
+                    raise self._damaged("it is compressed")
+        self._map.seek(len(MAGIC))
+        return pa.ipc.open_stream(self._map)
 
     def _damaged(self, why: str) -> AtlasCorruptError:
         return AtlasCorruptError(f"is damaged: {why}", where=self._path, hint=_MEND)

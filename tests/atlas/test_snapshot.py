@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from bleepdb.atlas import (
@@ -25,8 +27,9 @@ from bleepdb.atlas import (
     resolve,
     write_snapshot,
 )
-from bleepdb.errors import AtlasCorruptError, AtlasError, EmptyAtlasError
-from bleepdb.files import canonical_json, digest
+from bleepdb.atlas.arrow_message import is_compressed
+from bleepdb.errors import AtlasCorruptError, AtlasError, EmptyAtlasError, PayloadError
+from bleepdb.files import canonical_json, digest, file_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -261,7 +264,7 @@ def test_nothing_live_is_no_snapshot(tmp_path, lab):
 # --- damage -----------------------------------------------------------------------------------
 
 
-def change(path, change):
+def change_marker(path, change):
     """Change the marker, and its checksum with it."""
     document = json.loads((path / MARKER).read_text())
     change(document)
@@ -284,7 +287,9 @@ def shorter(path):
     """A file cut off, and a marker that says so."""
     truncate(points_of(path), 0.7)
     size = points_of(path).stat().st_size
-    change(path, lambda d: next(iter(d["collections"].values()))["points"].update(bytes=size))
+    change_marker(
+        path, lambda d: next(iter(d["collections"].values()))["points"].update(bytes=size)
+    )
 
 
 def swapped_ids(path):
@@ -296,12 +301,40 @@ def swapped_ids(path):
     points_of(path).write_bytes(data.replace(first.encode(), b"f" + first[1:].encode(), 1))
 
 
+def rewritten(path, change=lambda _: [], **options):
+    """Another Arrow file of the same schema, and a marker that fits it."""
+    file = points_of(path)
+    table = pa.ipc.open_file(file.read_bytes())
+    batches = change(table.get_batch(0)) or [table.get_batch(0)]
+    with pa.ipc.new_file(file, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    about = {"bytes": file.stat().st_size, "sha256": file_digest(file)}
+    change_marker(path, lambda d: next(iter(d["collections"].values()))["points"].update(about))
+
+
+def bomb(batch):
+    """Counts of gigabytes, if there were more points."""
+    at = batch.schema.get_field_index("expr")
+    text = pa.array(["A" * 2**20] * len(batch), pa.large_string())
+    return [batch.set_column(at, batch.schema[at], text)]
+
+
 DAMAGES = {
+    "compressed": (lambda p: rewritten(p, bomb, compression="zstd"), "it is compressed"),
+    "cut in two": (lambda p: rewritten(p, lambda b: [b[:9], b[9:]]), "more than one batch"),
+    "no Arrow file": (
+        lambda p: points_of(p).write_bytes(b"x" * points_of(p).stat().st_size),
+        "it is no Arrow file",
+    ),
     "gone": (lambda p: p.rename(p.with_name("x")), "there is no snapshot here"),
     "foreign": (lambda p: (p / MARKER).unlink(), "this is no snapshot"),
     "garbage": (lambda p: (p / MARKER).write_text("{"), "cannot be read"),
-    "newer": (lambda p: change(p, lambda d: d.update(version=9)), "format version 9"),
-    "no schema": (lambda p: change(p, lambda d: d.update(aliases=3)), "breaks the snapshot schema"),
+    "newer": (lambda p: change_marker(p, lambda d: d.update(version=9)), "format version 9"),
+    "no schema": (
+        lambda p: change_marker(p, lambda d: d.update(aliases=3)),
+        "breaks the snapshot schema",
+    ),
     "changed": (
         lambda p: (p / MARKER).write_text((p / MARKER).read_text().replace("breast", "kidney")),
         "checksum is wrong",
@@ -312,7 +345,9 @@ DAMAGES = {
     "blob gone": (lambda p: next(p.glob("*/blobs/model/*")).unlink(), r"model\.json: cannot be"),
     "ids": (swapped_ids, "its ids do not rise"),
     "manifest of another": (
-        lambda p: change(p, lambda d: d["collections"].update(other=d["collections"].popitem()[1])),
+        lambda p: change_marker(
+            p, lambda d: d["collections"].update(other=d["collections"].popitem()[1])
+        ),
         "has the manifest of",
     ),
 }
@@ -364,3 +399,39 @@ def test_every_file_flipped_anywhere_is_seen_by_its_digest(path, lab):
                     assert isinstance(batch, list)
             except AtlasError:
                 pass
+
+
+def test_nothing_is_unpacked_before_it_is_refused(path, lab, monkeypatch):
+    rewritten(path, bomb, compression="zstd")
+    monkeypatch.setattr(pa.ipc, "open_stream", pytest.fail)
+    with SnapshotAtlas(path) as atlas, pytest.raises(AtlasCorruptError, match="compressed"):
+        atlas.count(lab.COLLECTION)
+
+
+@pytest.mark.parametrize("compression", [None, "zstd", "lz4"])
+def test_each_message_says_whether_it_is_compressed(path, compression):
+    rewritten(path, compression=compression)
+    found = {}
+    with pa.memory_map(str(points_of(path))) as file:
+        file.seek(8)
+        with suppress(EOFError):
+            while True:
+                message = pa.ipc.read_message(file)
+                found[message.type] = is_compressed(message.metadata.to_pybytes())
+    packed = compression is not None
+    assert found == {"schema": False, "dictionary": packed, "record batch": packed}
+
+
+def test_metadata_of_a_message_that_is_none_is_an_error(path):
+    with pa.memory_map(str(points_of(path))) as file:
+        file.seek(8)
+        data = pa.ipc.read_message(file).metadata.to_pybytes()
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        spoilt = bytearray(data)
+        for at in rng.integers(0, 40, 3):
+            spoilt[at] = rng.integers(256)
+        with suppress(PayloadError):
+            is_compressed(bytes(spoilt))
+    with pytest.raises(PayloadError):
+        is_compressed(b"")
