@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bleepdb.atlas.commit import prepare_collection, publish_section
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 # What a file may say that it holds, unpacked: far more than counts and vectors ever shrink by.
 MOST_RATIO = 64
 MOST_SLACK = 64 * 2**20
+MOST_TEXT = 4096  # bytes of a field; schemas/point.schema.json allows 1,000 characters
 _MEND = "export the collection again"
 
 
@@ -185,18 +187,12 @@ def _read_section(path: Path, manifest: Manifest, live: LiveSection) -> Iterator
     """Read the points of a section, some at a time."""
     schema = decoded_schema(manifest.vectors, manifest.keyword_fields)
     try:
-        with pq.ParquetFile(path) as file:
-            about = file.metadata
-            unpacked = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
-            if about.num_rows != live.spots:
-                raise AtlasCorruptError(
-                    f"holds {about.num_rows} spots, not {live.spots}", where=path, hint=_MEND
-                )
-            if unpacked > MOST_RATIO * path.stat().st_size + MOST_SLACK:
-                raise AtlasCorruptError(
-                    f"says that it unpacks to {unpacked // 2**20} MB", where=path, hint=_MEND
-                )
-            for batch in file.iter_batches(POINTS_AT_ONCE):
+        texts = _check_declared(path, schema, live)
+        # Texts stay numbers into a list of distinct ones until their lengths are known.
+        with pq.ParquetFile(path, read_dictionary=texts) as file:
+            for batch in file.iter_batches(POINTS_AT_ONCE, columns=schema.names):
+                for column in batch.columns:
+                    _check_texts(column, path)
                 table = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
                 for part in table.combine_chunks().to_batches():
                     part.validate(full=True)
@@ -204,6 +200,53 @@ def _read_section(path: Path, manifest: Manifest, live: LiveSection) -> Iterator
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         what = " ".join(str(error).split())[:200]
         raise AtlasCorruptError(f"cannot be read ({what})", where=path, hint=_MEND) from error
+
+
+def _check_declared(path: Path, schema: pa.Schema, live: LiveSection) -> list[str]:
+    """Judge a section's file by what its footer declares; return the paths of its texts.
+
+    Values that repeat take next to nothing in the file, however many they are, so that they are
+    counted, and not the bytes that they take alone.
+    """
+    with pq.ParquetFile(path) as file:
+        about = file.metadata
+    if about.num_rows != live.spots:
+        raise AtlasCorruptError(
+            f"holds {about.num_rows} spots, not {live.spots}", where=path, hint=_MEND
+        )
+    unpacked, texts = 0, []
+    for group in map(about.row_group, range(about.num_row_groups)):
+        columns = list(map(group.column, range(about.num_columns)))
+        unpacked += sum(max(c.total_uncompressed_size, 4 * c.num_values) for c in columns)
+        for column in columns:
+            if not any(_within(column.path_in_schema, name) for name in schema.names):
+                continue
+            if column.physical_type == "FIXED_LEN_BYTE_ARRAY":
+                raise AtlasCorruptError(
+                    f"{column.path_in_schema:.80} is of another kind", where=path, hint=_MEND
+                )
+            if column.physical_type == "BYTE_ARRAY":
+                texts.append(column.path_in_schema)
+    if unpacked > MOST_RATIO * path.stat().st_size + MOST_SLACK:
+        raise AtlasCorruptError(
+            f"says that it unpacks to {unpacked // 2**20} MB", where=path, hint=_MEND
+        )
+    return sorted(set(texts))
+
+
+def _within(path: str, column: str) -> bool:
+    return path == column or path.startswith(f"{column}.")
+
+
+def _check_texts(column: pa.Array, path: Path) -> None:
+    """Refuse texts longer than any may be, before each row gets a copy."""
+    if pa.types.is_map(column.type):
+        _check_texts(column.keys, path)
+        _check_texts(column.items, path)
+    elif pa.types.is_dictionary(column.type):
+        longest = pc.max(pc.binary_length(column.dictionary)).as_py() or 0
+        if longest > MOST_TEXT:
+            raise AtlasCorruptError(f"holds a text of {longest} bytes", where=path, hint=_MEND)
 
 
 def _rehearse(

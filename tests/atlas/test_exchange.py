@@ -237,7 +237,37 @@ def flip(path):
     section_file(path).write_bytes(data)
 
 
+def repeated(table):
+    """Many genes that take no room, since they are all one."""
+    number = 30_000_000
+    for name in ("genes", "counts"):
+        column = table[name].combine_chunks()
+        ends = column.offsets.to_numpy().copy()
+        ends[-1] = ends[-2] + number
+        values = np.concatenate([column.values.to_numpy()[: ends[-2]], np.zeros(number, np.uint32)])
+        made = pa.ListArray.from_arrays(pa.array(ends), pa.array(values), type=column.type)
+        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), made)
+    return table
+
+
+def long_field(table):
+    pairs = pa.array([[("scanner", "x" * 10_000)]] * len(table), table.schema.field("further").type)
+    return table.set_column(table.schema.get_field_index("further"), "further", pairs)
+
+
 TAMPERED = {
+    "a bomb of repeats": (rewritten(repeated), r"says that it unpacks to 2\d\d MB"),
+    "a text repeated": (
+        rewritten(lambda t: replaced(t, "assay", ["x" * 2**20] * len(t))),
+        "holds a text of 1048576 bytes",
+    ),
+    "a long field": (rewritten(long_field), "holds a text of 10000 bytes"),
+    "bytes for a text": (
+        rewritten(lambda t: t.set_column(
+            t.schema.get_field_index("assay"), "assay", pa.array([b"visium"] * len(t), pa.binary(6))
+        )),
+        "assay is of another kind",
+    ),
     "a flipped byte": (flip, "is not what was written"),
     "a flipped byte, sealed": (lambda p: (flip(p), sealed(p)), "."),
     "cut off": (lambda p: section_file(p).write_bytes(b"PAR1"), "is not what was written"),
