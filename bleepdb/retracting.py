@@ -335,6 +335,13 @@ def retract(
         points += tidied.points
         panels += tidied.panels
         freed.append(tidied.bytes)
+        if tidied.kept:
+            log.warning(
+                "%s: %d dead points stay, since a writer holds them or somebody began to delete "
+                "them; run `bleepdb atlas vacuum` in two minutes",
+                name,
+                tidied.kept,
+            )
         step()
     known = [b for b in freed if b is not None]
     return Retracted(

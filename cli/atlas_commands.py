@@ -11,7 +11,7 @@ from bleepdb.errors import InputError
 
 from .connecting import OPENING, Opening, connected
 from .inputs import AtlasOption
-from .render import bar, help_of, megabytes, note, out, plain, print_json, table, warn
+from .render import bar, counted, help_of, megabytes, note, out, plain, print_json, table, warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +93,7 @@ def list_sections(
         lines = [(s.section, s.donor, str(s.spots), s.revision[:12]) for s in manifest.live]
         alias = aliases.get(manifest.collection, "no alias")
         title = f"{manifest.collection} ({alias}, {kind}), generation {manifest.generation}"
-        out.print(table(title, columns, lines, caption=f"{manifest.spots} spots"))
+        out.print(table(title, columns, lines, caption=counted(manifest.spots, "spot")))
 
 
 @atlas_command("info")
@@ -136,16 +136,16 @@ def _show(about: dict[str, Any]) -> None:
         size += "" if a_spot is None else f", {a_spot:,.0f} bytes a spot"
     model = about["model"]
     facts = [
-        ("holds", (f"{about['species']} {about['tissue']}, {about['spots']} spots of "
-         f"{len(about['donors'])} donors")),
+        ("holds", (f"{about['species']} {about['tissue']}, {counted(about['spots'], 'spot')} of "
+         f"{counted(len(about['donors']), 'donor')}")),
         ("donors", ", ".join(
-            f"{d} ({n['sections']} sections, {n['spots']} spots)"
+            f"{d} ({counted(n['sections'], 'section')}, {counted(n['spots'], 'spot')})"
             for d, n in about["donors"].items()
         ) or "-"),
         ("on disk", size),
         *(
             ("panel", (f"{p['digest'][:12]}: {p['genes'] or '?'} genes, "
-             f"{len(p['sections'])} sections"))
+             f"{counted(len(p['sections']), 'section')}"))
             for p in about["panels"]
         ),
         ("filterable", ", ".join(about["fields"])),
@@ -205,7 +205,7 @@ def _show_report(report: Report) -> None:
         (s.section, str(s.spots), str(s.found), s.digest, str(s.faults)) for s in report.sections
     ]
     number = len(report.faults) + report.further
-    verdict = "sound" if report.sound else f"{number} fault{'s' if number != 1 else ''}"
+    verdict = "sound" if report.sound else counted(number, "fault")
     out.print(table(f"{report.collection}: {verdict}", columns, lines))
     for fault in report.faults:
         out.print(f"  {plain(str(fault))}", soft_wrap=True)
@@ -258,6 +258,13 @@ def vacuum(
         for name, t in done.items()
     ]
     out.print(table(f"Atlas {atlas}", columns, lines))
+    for name, t in done.items():
+        if t.kept:
+            note(
+                f"{name}: {t.kept} dead points stay, since a writer holds them or somebody began "
+                "to delete them; run again in two minutes, and where the writer is dead with "
+                "--abandoned-after 0"
+            )
 
 
 @atlas_command("alias")

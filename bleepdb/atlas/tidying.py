@@ -12,7 +12,7 @@ from bleepdb.atlas.panels import FOLDER as PANELS
 from bleepdb.atlas.panels import panel_blob
 from bleepdb.atlas.sweeping import ABANDONED_S, swap, vacuum
 from bleepdb.errors import AtlasError
-from bleepdb.names import PANEL
+from bleepdb.names import PANEL, REV
 
 if TYPE_CHECKING:
     from bleepdb.atlas.manifest import Manifest
@@ -31,11 +31,15 @@ class Tidied:
         Stored panels that no live point names.
     bytes
         What the collection takes less on disk; None where that is not known (a server).
+    kept
+        Dead points that stay for now: a writer that has not finished holds them, or somebody
+        began to delete them less than two minutes ago and may have been killed since.
     """
 
     points: int
     panels: int
     bytes: int | None
+    kept: int = 0
 
 
 def tidy(
@@ -79,7 +83,9 @@ def tidy(
         atlas.compact(collection)
     after = disk_bytes(atlas, collection)
     freed = None if before is None or after is None else before - after
-    return Tidied(points, panels, freed)
+    live = atlas.read_manifest(collection).revisions
+    kept = sum(n for rev, n in atlas.facet(collection, REV).items() if rev not in live)
+    return Tidied(points, panels, freed, kept)
 
 
 def drop_unused_panels(atlas: Atlas, collection: str, *, actor: str) -> int:

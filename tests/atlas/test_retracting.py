@@ -24,7 +24,8 @@ from bleepdb.atlas import (
     verify,
     write_snapshot,
 )
-from bleepdb.atlas.manifest import Staging, now
+from bleepdb.atlas.manifest import Condemned, Staging, now
+from bleepdb.atlas.sweeping import swap
 from bleepdb.encoders import features
 from bleepdb.errors import AtlasError, EmptyAtlasError, InputError
 from bleepdb.files import digest
@@ -248,6 +249,26 @@ def test_tidying_removes_what_no_reader_sees(atlas, lab):
     assert not any("orphans" in n or "panels" in n for n in notes), notes
     again = tidy(atlas, lab.COLLECTION, actor="t", abandoned_after_s=0)
     assert (again.points, again.panels) == (0, 0)
+
+
+def test_dead_points_that_stay_are_counted(atlas, lab):
+    fill(atlas, lab)
+    # Whoever began to delete these may be at work still.
+    condemned = Condemned("f" * 32, "S7", now())
+    swap(atlas, lab.COLLECTION, lambda present: present.with_condemned([condemned]))
+    live, batches = lab.section("S7", spots=9)
+    points = batches[0]
+    for payload in points.payloads:
+        payload["rev"] = condemned.revision
+    atlas.upsert(lab.COLLECTION, points)
+    done = tidy(atlas, lab.COLLECTION, actor="t")
+    if atlas.kind == "server":
+        assert (done.points, done.kept) == (0, 9)
+    else:
+        assert (done.points, done.kept) == (9, 0)
+    done = tidy(atlas, lab.COLLECTION, actor="t", abandoned_after_s=-1)
+    assert done.kept == 0
+    assert live.section not in atlas.facet(lab.COLLECTION, "section")
 
 
 def test_panels_stay_while_others_stage(lab):
