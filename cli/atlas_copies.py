@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bleepdb.errors import InputError
+
 from .atlas_commands import AnyTissueOption, JsonOption, OneTissueOption, atlas_command, chosen
-from .connecting import OPENING, Opening, read_key
+from .connecting import OPENING, Opening, read_key, same_place
 from .inputs import AtlasOption, refuse_place
-from .render import bar, note, out, print_json, table
+from .render import bar, counted, note, out, print_json, table
 
 if TYPE_CHECKING:
     from bleepdb.atlas import Received
@@ -52,6 +54,8 @@ def copy(
         read_key(to_api_key)
         target = replace(opening, api_key=to_api_key)
     target.check_writable(to)
+    if same_place(atlas, to):
+        raise InputError("is source and target at once", where=to, hint="name another with --to")
     done = []
     with opening.open(atlas) as source, target.open(to, create=True) as place:
         for name in chosen(source, tissue):
@@ -100,7 +104,7 @@ def snapshot(
     if as_json:
         print_json({"out": str(to), "spots": spots})
         return
-    note(f"{to}: {sum(spots.values())} spots of {len(spots)} collections")
+    note(f"{to}: {counted(sum(spots.values()), 'spot')} of {counted(len(spots), 'collection')}")
     note(f"next: bleepdb query SLIDE --atlas {to} --tissue TISSUE --out out.h5ad")
 
 

@@ -13,7 +13,7 @@ from bleepdb.errors import InputError
 from .atlas_commands import AnyTissueOption, JsonOption, atlas_command, chosen
 from .connecting import OPENING, Opening
 from .inputs import AtlasOption
-from .render import bar, log, megabytes, note, out, plain, print_json, table
+from .render import bar, counted, log, megabytes, note, out, plain, print_json, table
 
 if TYPE_CHECKING:
     from bleepdb.retracting import Plan, Retracted
@@ -58,7 +58,7 @@ def retract(
             _show_plan(plan)
         done = None
         if not dry_run:
-            _require_yes(plan, yes=yes)
+            _require_yes(plan, yes=yes, asks=not as_json)
             with bar("retracting") as move:
                 done = carry_out(place, plan, actor=who(), progress=move)
     if as_json:
@@ -72,10 +72,10 @@ def retract(
         note("nothing was changed")
 
 
-def _require_yes(plan: Plan, *, yes: bool) -> None:
+def _require_yes(plan: Plan, *, yes: bool, asks: bool) -> None:
     if yes:
         return
-    if not sys.stdin.isatty():
+    if not asks or not sys.stdin.isatty():  # nobody says yes to a plan that is not shown
         raise InputError(
             "nothing is retracted without a yes",
             where=plan.atlas,
@@ -84,6 +84,7 @@ def _require_yes(plan: Plan, *, yes: bool) -> None:
     spots = sum(t.spots for t in plan.targets)
     log.print(f"Take {spots} spots out for good? [y/N] ", end="", markup=False)
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        note("nothing was changed")
         raise typer.Abort
 
 
@@ -104,6 +105,7 @@ def _show_plan(plan: Plan) -> None:
 def _show_done(done: Retracted) -> None:
     freed = "" if done.bytes is None else f", {megabytes(done.bytes)} on disk"
     note(
-        f"gone: {done.points} points, {done.panels} panels{freed}; from this machine's cache "
-        f"{done.cached_spots} decoded spots and {done.cached_features} files of features"
+        f"gone: {counted(done.points, 'point')}, {counted(done.panels, 'panel')}{freed}; "
+        f"from this machine's cache {counted(done.cached_spots, 'decoded spot')} and "
+        f"{counted(done.cached_features, 'file')} of features"
     )

@@ -150,7 +150,7 @@ class Opening:
             raise InputError(
                 "a snapshot is read-only",
                 where=location,
-                hint="index into the atlas it was made of",
+                hint="name the atlas that it was made from",
             )
         else:
             refuse_place(Path(location))
@@ -170,6 +170,18 @@ class Opening:
 
 
 OPENING = Opening()
+
+
+def same_place(one: str, other: str) -> bool:
+    """Tell whether two locations are one server, or one folder by whatever path."""
+    from bleepdb.atlas import is_url
+    from bleepdb.atlas.connection import Address
+
+    if is_url(one) != is_url(other):
+        return False
+    if is_url(one):
+        return Address.parse(one) == Address.parse(other)
+    return Path(one).resolve() == Path(other).resolve()
 
 
 def read_key(given: str) -> str:

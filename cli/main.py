@@ -30,6 +30,7 @@ from .render import help_of
 
 # The class of all faults in the words of a command line: typer carries it under changing names.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="bleepdb",
@@ -85,7 +86,7 @@ def root(
 def run() -> None:
     """Run the app; what a person can mend ends with one line on stderr and exit code 2."""
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        code = app(standalone_mode=False) or 0
     except (BleepdbError, UsageError, OSError, MemoryError) as error:
         if os.environ.get("BLEEPDB_DEBUG"):
             raise
@@ -95,8 +96,10 @@ def run() -> None:
             error_line(said)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this code, and says nothing
         sys.stderr.write("\ninterrupted\n")
-        sys.exit(130)
+    sys.exit(code)
 
 
 def _said(error: Exception) -> str:

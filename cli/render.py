@@ -8,7 +8,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -45,6 +45,11 @@ def help_of(command: Callable[..., None]) -> str:
     """Return a command's help; the lines of a paragraph run on, however wide the terminal."""
     paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
     return "\n\n".join(" ".join(p.split()) for p in paragraphs)
+
+
+def counted(number: int, what: str) -> str:
+    """Word a number of things, such as ``1 section`` or ``2 sections``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def megabytes(size: int) -> str:
@@ -90,18 +95,19 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str | None = None
-) -> Table:
-    """Make a table; the first column stands left, the others right."""
-    made = Table(
-        title=plain(title),
-        caption=None if caption is None else plain(caption),
-        title_justify="left",
-        caption_justify="left",
-    )
+) -> Group:
+    """Make a table; the first column stands left, the others right.
+
+    Title and caption have lines of their own: a table of few columns does not break them.
+    """
+    made = Table()
     for number, name in enumerate(columns):
         made.add_column(
             name, justify="left" if number == 0 else "right", overflow="fold", no_wrap=number == 0
         )
     for row in rows:
         made.add_row(*map(plain, row))
-    return made
+    parts: list[Table | str] = [f"[table.title]{plain(title)}[/]", made]
+    if caption is not None:
+        parts.append(f"[table.caption]{plain(caption)}[/]")
+    return Group(*parts)

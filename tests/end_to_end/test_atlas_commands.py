@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from bleepdb import ledger
+from bleepdb.cli.connecting import same_place
 
 SLIDE_MPP = 1.6  # as in conftest.py
 TISSUE = "breast"
@@ -139,6 +140,35 @@ def test_copy_export_and_import_keep_every_digest(cli, lab, atlas, tmp_path):
     assert said(cli("atlas", "list", "--atlas", tmp_path / "third", "--json")) == []
 
 
+def test_an_atlas_is_not_copied_onto_itself(cli, atlas, monkeypatch):
+    monkeypatch.chdir(atlas.parent)
+    for there in (atlas, atlas.name, f"{atlas}/../{atlas.name}/"):
+        refused = cli("atlas", "copy", "--atlas", atlas, "--to", there, "--lock-timeout", 0)
+        assert refused.code == 2
+        assert "source and target at once" in refused.err
+    url = "http://127.0.0.1:6333"
+    assert same_place(url, f"{url}/")
+    assert same_place(url, "http://127.0.0.1")
+    assert not same_place(url, "http://127.0.0.1:6334")
+    assert not same_place(url, str(atlas))
+
+
+def test_what_is_interrupted_says_so_in_one_line(cli, atlas, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bleepdb.atlas.open_atlas", stop)
+    answer = cli("atlas", "list", "--atlas", atlas)
+    assert (answer.code, answer.out, answer.err.strip()) == (130, "", "interrupted")
+
+
+def test_titles_are_not_broken_by_tables_of_few_columns(cli, atlas):
+    name = collection_of(cli, atlas)
+    title = f"{name} (bleepdb_breast, embedded), generation 3"
+    for words in (("list",), ("info", "--tissue", TISSUE)):
+        assert title in ok(cli("atlas", *words, "--atlas", atlas)).out.splitlines()
+
+
 def test_alias_shows_and_switches(cli, lab, atlas):
     name = collection_of(cli, atlas)
     assert said(cli("atlas", "alias", "--atlas", atlas, "--json")) == {"bleepdb_breast": name}
@@ -181,7 +211,12 @@ def test_nothing_is_retracted_without_a_yes(cli, lab, atlas, monkeypatch):
             return "n\n"
 
     monkeypatch.setattr(sys, "stdin", Terminal())
-    assert cli(*asked).code == 130
+    declined = cli(*asked)
+    assert declined.code == 130
+    assert "nothing was changed" in declined.err
+    unseen = cli(*asked, "--json")  # shows no plan, so nobody could say yes to it
+    assert (unseen.code, unseen.out) == (2, "")
+    assert "without a yes" in unseen.err
     monkeypatch.undo()
     assert said(cli("atlas", "list", "--atlas", atlas, "--json")) == before
     for wrong in ((), ("--donor", "x", "--section", "y"), ("--donor", "nobody")):
