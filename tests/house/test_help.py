@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from bleepdb.cli.main import app
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
 
 
 def commands():
@@ -37,11 +38,17 @@ def test_every_command_stands_in_the_readme(words):
     assert f"`bleepdb {' '.join(words)}`" in README
 
 
-def test_the_readme_names_no_command_or_option_that_is_not_there():
+@pytest.mark.parametrize("page", ["README.md", "docs/lab.md"])
+def test_pages_name_no_command_or_option_that_is_not_there(page):
     known = commands()
-    for line in re.findall(r"^ {4}(?:\.venv/bin/)?bleepdb +(.+)$", README, re.MULTILINE):
+    text = (ROOT / page).read_text()
+    lines = re.findall(r"^ {4}(?:\.venv/bin/)?bleepdb +([^#\n]+)", text, re.MULTILINE)
+    lines += re.findall(r"`(?:\.venv/bin/)?bleepdb ([a-z][^`]*)`", text)
+    assert len(lines) > 10
+    for line in lines:
         words = line.split()
-        name = (words[0],) if (words[0],) in known else (words[0], words[1])
+        name = (words[0],) if (words[0],) in known else tuple(words[:2])
+        assert name in known, line
         options = {o for p in known[name].params for o in p.opts}
         for option in re.findall(r"--[a-z-]+", line):
             assert option in options, line
