@@ -10,7 +10,7 @@ from bleepdb.atlas.embedded import EmbeddedAtlas
 from bleepdb.atlas.manifest import LogEntry, live_where
 from bleepdb.atlas.panels import FOLDER as PANELS
 from bleepdb.atlas.panels import panel_blob
-from bleepdb.atlas.sweeping import ABANDONED_S, swap, vacuum
+from bleepdb.atlas.sweeping import ABANDONED_S, STAGING, swap, vacuum
 from bleepdb.errors import AtlasError
 from bleepdb.names import PANEL, REV
 
@@ -93,6 +93,11 @@ def drop_unused_panels(atlas: Atlas, collection: str, *, actor: str) -> int:
 
     While others are staging nothing is removed: they may have stored a panel, or count on one.
     """
+    with STAGING.held():  # no thread of this process begins to, meanwhile
+        return 0 if STAGING.now(collection) else _drop_unused_panels(atlas, collection, actor)
+
+
+def _drop_unused_panels(atlas: Atlas, collection: str, actor: str) -> int:
     removed = 0
     stored = {b for b in atlas.list_blobs(collection) if b.startswith(f"{PANELS}/")}
 

@@ -280,6 +280,22 @@ def test_panels_stay_while_others_stage(lab):
     assert tidy(atlas, lab.COLLECTION, actor="t").panels == 0
 
 
+def test_the_panel_of_what_a_thread_stages_stays(atlas, lab):
+    fill(atlas, lab)
+    panel = Panel(tuple("XYZ"))
+    live, batches = lab.section("S7", on=panel)
+
+    def tidied_meanwhile():
+        put_panel(atlas, lab.COLLECTION, panel)
+        yield batches[0]
+        assert tidy(atlas, lab.COLLECTION, actor="t").panels == 0
+        yield from batches[1:]
+
+    publish_section(atlas, lab.COLLECTION, live, tidied_meanwhile(), actor="t")
+    (report,) = verify(atlas, lab.COLLECTION, ["S7"]).sections
+    assert (report.digest, report.faults) == ("equal", 0)
+
+
 def test_a_panel_that_somebody_begins_to_use_is_put_back(lab, monkeypatch):
     atlas = ExactAtlas()
     fill(atlas, lab)
