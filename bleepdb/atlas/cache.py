@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -67,6 +68,8 @@ def purge(revisions: Iterable[str]) -> int:
     """
     gone = frozenset(revisions)
     root = cache_dir() / FOLDER
+    for part in root.glob("*/.*.part"):  # a killed writer's; one that is at work keeps nothing
+        part.unlink(missing_ok=True)
     return sum(_remove(folder, gone) for folder in sorted(root.glob("*")) if folder.is_dir())
 
 
@@ -192,7 +195,8 @@ def _write(folder: Path, tables: Sequence[SpotTable]) -> None:
         # Not flushed to the disk: what a power cut leaves of it fails its checksum.
         with open(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123 - opened for its owner alone
             write_segment(file, tables)
-        part.replace(folder / f"{name}{SUFFIX}")
+        with suppress(FileNotFoundError):  # purged meanwhile
+            part.replace(folder / f"{name}{SUFFIX}")
     finally:
         part.unlink(missing_ok=True)
 

@@ -155,6 +155,29 @@ def test_a_revision_that_shares_a_segment_with_others_is_cut_out(filled, lab, ro
     assert purge([lab.revision("S3", 0)]) == 0
 
 
+def test_what_a_killed_process_had_half_written_is_purged(filled, lab, root):
+    fetch_profiles(filled, lab.COLLECTION, ids_of(lab, "S1"), cache=True)
+    (segment,) = files(root)
+    left = segment.with_name(".0011.part")
+    left.write_bytes(segment.read_bytes())
+    assert purge([lab.revision("S1", 0)]) == 30
+    assert content(root) == b""
+    assert not left.exists()
+
+
+def test_a_writer_whose_file_is_purged_keeps_nothing(filled, lab, root, monkeypatch):
+    ids = ids_of(lab, "S1")
+    real = caching.write_segment
+
+    def meanwhile(file, tables):
+        real(file, tables)
+        purge([lab.revision("S1", 0)])
+
+    monkeypatch.setattr(caching, "write_segment", meanwhile)
+    assert len(fetch_profiles(filled, lab.COLLECTION, ids, cache=True)) == len(ids)
+    assert content(root) == b""
+
+
 def test_spots_retracted_on_their_way_are_not_kept(filled, lab, root, monkeypatch):
     ids = ids_of(lab, "S2", on=OTHER)
     real = caching.write_segment
