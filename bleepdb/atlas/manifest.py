@@ -257,8 +257,9 @@ class Manifest:
 
     def revisions_of(self, section: str) -> tuple[str, ...]:
         """Return the live revision of a section, and those that writers stage."""
-        of = (s.revision for s in (*self.live, *self.staging) if s.section == section)
-        return tuple(dict.fromkeys(of))
+        live = [s.revision for s in self.live if s.section == section]
+        staged = [s.revision for s in self.staging if s.section == section]
+        return tuple(dict.fromkeys([*live, *staged]))
 
     def _condemning(self, section: str) -> tuple[Condemned, ...]:
         old = self.find(section)
