@@ -118,6 +118,8 @@ class Stage:
         try:
             for batch in self.atlas.scroll(self.collection, where=mine, with_vectors=True):
                 for record in batch:
+                    if payload_fault(record.payload) is not None:
+                        return {}
                     vectors = record.vectors or {}
                     made[record.id] = self._digest(record.id, record.payload, vectors)
         except AtlasError:  # damaged, or its panel is not there: nothing is taken over

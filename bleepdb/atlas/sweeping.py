@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from bleepdb.atlas.manifest import Condemned, LogEntry, Manifest, age_s, now
 from bleepdb.atlas.protocol import Where
-from bleepdb.errors import AtlasError
+from bleepdb.errors import AtlasCorruptError, AtlasError
 from bleepdb.names import REV
 
 if TYPE_CHECKING:
@@ -113,29 +113,45 @@ def delete_revisions(atlas: Atlas, collection: str, revisions: Iterable[str]) ->
     No thread begins to stage between the look and the deletion: it would count points of an
     earlier attempt as there already, and publish a revision whose points are about to go. On a
     shared server only condemned revisions are deleted, and those nobody stages.
+
+    Raises
+    ------
+    AtlasCorruptError
+        If this process stood still for so long between the two that another took it for dead and
+        published a revision again, whose points are gone now.
     """
+    wanted = set(revisions)
     with STAGING.held():
+        # Counted before the look, upon which the deletion follows at once.
         present = atlas.read_manifest(collection)
-        dead = set(revisions) - present.revisions
+        where = Where(must={REV: sorted(wanted - present.revisions)})
+        counts = atlas.facet(collection, REV, where)
+        present = atlas.read_manifest(collection)
+        dead = wanted - present.revisions
         if sole_writer(atlas):
             dead -= STAGING.now(collection)
         else:
             dead &= {c.revision for c in present.condemned}
-        number = 0
         if dead:
-            where = Where(must={REV: sorted(dead)})
-            number = atlas.count(collection, where)
-            atlas.delete(collection, where)
+            atlas.delete(collection, Where(must={REV: sorted(dead)}))
             atlas.flush(collection)
     gone = frozenset(dead)
 
     def forgotten(manifest: Manifest) -> Manifest | None:
+        back = [s.section for s in manifest.live if s.revision in gone]
+        if back:
+            raise AtlasCorruptError(
+                f"section {back[0]} was published again while its deletion stood still, and lost "
+                "its points",
+                where=f"{atlas.location}/{collection}",
+                hint="retract it and index it again",
+            )
         here = {c.revision for c in manifest.condemned} & gone
         return manifest.without_condemned(here) if here else None
 
     if gone and present.condemned:
         swap(atlas, collection, forgotten)
-    return number
+    return sum(counts.get(rev, 0) for rev in dead)
 
 
 def vacuum(

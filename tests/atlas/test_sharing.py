@@ -20,7 +20,7 @@ from bleepdb.atlas import staging as staging_module
 from bleepdb.atlas import sweeping as sweeping_module
 from bleepdb.atlas.manifest import Condemned, now
 from bleepdb.atlas.sweeping import delete_revisions
-from bleepdb.errors import AtlasError
+from bleepdb.errors import AtlasCorruptError, AtlasError
 
 LONG_AGO = "2020-01-01T00:00:00+00:00"
 
@@ -82,6 +82,13 @@ def test_who_stages_says_so_and_is_left_alone(shared, lab):
     assert vacuum(shared, lab.COLLECTION, abandoned_after_s=-1, actor="t") == 30
     assert shared.read_manifest(lab.COLLECTION).staging == ()
     assert shared.facet(lab.COLLECTION, "section") == {"S1": 30, "S2": 30}
+
+
+def test_what_was_staged_and_is_damaged_is_written_again(shared, lab):
+    stage(shared, lab, "S1")
+    del shared._get(lab.COLLECTION).rows.stored[0]["x_px"]
+    done = lab.publish(shared, "S1")
+    assert (done.status, done.written, done.resumed) == ("added", 30, 0)
 
 
 def test_a_word_that_was_given_up_is_forgotten_where_all_is_live(shared, lab):
@@ -228,6 +235,22 @@ def test_retraction_condemns_deletes_and_forgets(shared, lab):
     manifest = shared.read_manifest(lab.COLLECTION)
     assert (manifest.live, manifest.condemned) == ((), ())
     assert shared.count(lab.COLLECTION) == 0
+
+
+def test_a_deletion_that_stood_still_for_too_long_says_what_it_destroyed(shared, lab, monkeypatch):
+    lab.publish(shared, "S1")
+
+    def taken_for_dead():
+        for module in (sweeping_module, staging_module):
+            monkeypatch.setattr(module, "CONDEMNED_S", -1.0)
+        assert lab.publish(shared, "S1").status == "added"
+
+    shared.before_delete = taken_for_dead
+    with pytest.raises(AtlasCorruptError, match="S1 was published again while its deletion stood"):
+        retract_section(shared, lab.COLLECTION, "S1", actor="t")
+    assert retract_section(shared, lab.COLLECTION, "S1", actor="t").status == "retracted"
+    assert lab.publish(shared, "S1").status == "added"
+    assert shared.count(lab.COLLECTION) == 30
 
 
 def race(*calls):
