@@ -187,10 +187,12 @@ class Segment:
             try:
                 about = json.loads(header)
                 self.panel, self.n_genes = str(about["panel"]), int(about["n_genes"])
-                self.names: dict[str, list[str]] = {f: about["names"][f] for f in CODED}
+                self.names: dict[str, list[str]] = {
+                    f: [str(text) for text in about["names"][f]] for f in CODED
+                }
                 self._places, size = about["arrays"], int(about["bytes"])
                 self._crc32, self.spots = int(about["crc32"]), int(about["spots"])
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
+            except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
                 raise self._wrong("has a header of another kind") from error
             begin = _HEAD.size + room
             if state.st_size != begin + size or size < 1:

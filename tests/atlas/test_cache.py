@@ -234,12 +234,18 @@ def test_forged_places_are_refused_and_not_followed(filled, lab, root, asked):
         ("barcode", ["|O", [30], 0]),
         ("total", ["<i8", "x", 0]),
         ("total", None),
+        ("total", ["<i8", [2**63], 0]),
+        (None, {"names": {"rev": [[1]], "section": ["S1"], "donor": ["D1"]}}),
+        (None, {"names": {"rev": 7, "section": ["S1"], "donor": ["D1"]}}),
+        (None, {"spots": float("inf")}),
     ):
         (path,) = files(root)
         data = path.read_bytes()
         room = int.from_bytes(data[8:12], "little")
         about = json.loads(data[16 : 16 + room])
-        about["arrays"][name] = change
+        (about if name is None else about["arrays"]).update(
+            change if name is None else {name: change}
+        )
         header = json.dumps(about).encode()[:room].ljust(room)
         path.write_bytes(
             data[:12] + zlib.crc32(header).to_bytes(4, "little") + header + data[16 + room :]
