@@ -25,6 +25,8 @@ from .render import bar, note, print_json, warn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bleepdb.querying import Imputed
+
 
 @connected
 def query(
@@ -131,6 +133,7 @@ def query(
     refuse_output(out, reads=(slide, spots, named))
     from bleepdb import ledger, names
     from bleepdb.atlas import resolve
+    from bleepdb.atlas.whole_folder import check_room
     from bleepdb.encoders import load_model
     from bleepdb.indexing import model_of
     from bleepdb.querying import (
@@ -142,6 +145,7 @@ def query(
     )
     from bleepdb.tissue import read_spots
 
+    check_room(out, 0)  # HDF5 does not outlive a disk that fills up: it is refused before
     settings = QuerySettings(
         method=method,
         k=k,
@@ -179,6 +183,7 @@ def query(
         except GeneError as error:
             raise GeneError(error.what, where=named or error.where, hint=error.hint) from error
         bars.close()
+        check_room(out, _most_bytes(made))
         with bar("writing") as move:
             made = write_current(made, place, out, progress=move)
         ledger.record(
@@ -200,3 +205,15 @@ def query(
         f"k={facts['settings']['k']}, {facts['search']}, atlas generation {facts['generation']})"
     )
     note(f"next: bleepdb explain {out} --atlas {atlas} --at X,Y --gene {made.var.index[0]}")
+
+
+def _most_bytes(made: Imputed) -> int:
+    """Return the bytes that the file takes at the most: nothing in it grows by being compressed."""
+    layers = 2 if made.neighbour_sd else 1
+    a_place = 4 * layers * len(made.var) + 8 * made.longest
+    tables = (made.references, made.obs, made.var)
+    return (
+        a_place * len(made)
+        + made.thumbnail.nbytes
+        + sum(int(t.memory_usage(deep=True).sum()) for t in tables)
+    )

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
 import pytest
 
 from bleepdb.atlas import ExactAtlas, open_atlas, resolve, retract_section
+from bleepdb.atlas.whole_folder import RESERVE
 from bleepdb.encoders import extract, load_model
 from bleepdb.explaining import explain, find_gene, find_tile
 from bleepdb.files import file_digest
@@ -343,3 +345,23 @@ def test_the_demo_refuses_a_folder_that_it_did_not_make(tmp_path, cli):
 def test_no_part_files_are_left_behind(lab):
     left = [p for p in Path(lab.folder).rglob("*") if ".part" in p.name]
     assert left == []
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_written(cli, lab, tmp_path, monkeypatch):
+    out = tmp_path / "out.h5ad"
+    words = (
+        "query", lab.slide, "--atlas", lab.atlas, "--tissue", "breast", "--slide-mpp", 1.6,
+        "--spots", lab.spots, "--genes", "all", "--out", out,
+    )  # fmt: skip
+    for free in (0, RESERVE + 10_000):  # at once; and when it is known how large the file will be
+        room = SimpleNamespace(total=2**40, used=0, free=free)
+        monkeypatch.setattr("bleepdb.atlas.whole_folder.shutil.disk_usage", lambda _, r=room: r)
+        answer = cli(*words)
+        assert answer.code == 2
+        assert f"error: {out}: " in answer.err
+        assert "are free on this disk" in answer.err
+        assert list(tmp_path.iterdir()) == []
+    enough = SimpleNamespace(total=2**40, used=0, free=RESERVE + 2**24)
+    monkeypatch.setattr("bleepdb.atlas.whole_folder.shutil.disk_usage", lambda _: enough)
+    assert cli(*words).code == 0
+    assert 10_000 < out.stat().st_size < 2**24
