@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bleepdb.atlas.manifest import NONE_YET, Copy, LogEntry, Manifest, now
-from bleepdb.atlas.staging import Stage, announce
+from bleepdb.atlas.staging import PublishedMeanwhileError, Stage, announce
 from bleepdb.atlas.sweeping import (
     STAGING,
     delete_revisions,
@@ -164,17 +164,23 @@ def publish_section(
             return Outcome(UNCHANGED, 0, 0, 0, manifest.generation)
         removed = vacuum(atlas, collection, actor=actor)
         token = announce(atlas, collection, live, actor) if shared else None
-        staging = Stage(atlas, manifest, live)
-        for points in batches:
-            staging.write(points)
-        whole = replace(live, points_digest=staging.settle())
+        staging = Stage(atlas, manifest, live, token=token)
+        complete = True
+        try:
+            for points in batches:
+                staging.write(points)
+            whole = replace(live, points_digest=staging.settle())
+        except PublishedMeanwhileError:
+            whole, complete = live, False  # what the other has published stands
 
         def successor(present: Manifest) -> Manifest | None:
             if live.revision in present.revisions:
                 return None if token is None else present.without_staging(token)
-            if token is not None and all(s.token != token for s in present.staging):
+            gone = token is not None and all(s.token != token for s in present.staging)
+            if gone or not complete:  # the latter: published by another, and retracted since
+                what = f"what was staged of section {live.section}"
                 raise AtlasError(
-                    f"what was staged of section {live.section} was vacuumed meanwhile",
+                    f"{what} was vacuumed or retracted meanwhile",
                     where=_place(atlas, collection),
                     hint="run again; nothing became visible",
                 )

@@ -95,15 +95,30 @@ class _BeingDeletedError(Exception):
         self.age_s = age_s
 
 
+class PublishedMeanwhileError(Exception):
+    """Another writer has published the very revision that is being staged."""
+
+
 class Stage:
     """Writes the points of one revision that are not there yet, and digests all of them.
 
     What an interrupted call staged is kept where it is the same to the bit; a point that is not
-    (a network may compute otherwise in its last digits the second time) is written again.
+    (a network may compute otherwise in its last digits the second time) is written again. Where
+    another writer stages the same revision, its points may be in the place of these: then the
+    digest is made of what is there, and once that writer has published, nothing more is written.
+
+    Parameters
+    ----------
+    atlas, manifest, live
+        Where, and what shall be live.
+    token
+        Of `announce`, on an atlas that several processes write to.
     """
 
-    def __init__(self, atlas: Atlas, manifest: Manifest, live: LiveSection) -> None:
-        self.atlas, self.manifest, self.live = atlas, manifest, live
+    def __init__(
+        self, atlas: Atlas, manifest: Manifest, live: LiveSection, *, token: str | None = None
+    ) -> None:
+        self.atlas, self.manifest, self.live, self.token = atlas, manifest, live, token
         self.collection = manifest.collection
         self.where = f"{atlas.location}/{self.collection}"
         self.seen: dict[str, bytes] = {}
@@ -178,8 +193,20 @@ class Stage:
             else:
                 rows.append(row)
         if rows:
+            if self.token is not None and self.live.revision in self._present().revisions:
+                raise PublishedMeanwhileError
             self.atlas.upsert(self.collection, _rows(points, rows))
             self.written += len(rows)
+
+    def _present(self) -> Manifest:
+        return self.atlas.read_manifest(self.collection)
+
+    def _alone(self) -> bool:
+        """Tell whether nobody else has said that he stages this revision."""
+        return self.token is None or not any(
+            s.revision == self.live.revision and s.token != self.token
+            for s in self._present().staging
+        )
 
     def settle(self) -> str:
         """Require that exactly the section's spots are there; return their digest.
@@ -194,7 +221,14 @@ class Stage:
                 where=self.where,
                 hint="run again; nothing became visible",
             )
-        digest = section_digest(self.seen)
+        stored = self.seen if self._alone() else self._staged_already()
+        if len(stored) != number:
+            raise AtlasCorruptError(
+                f"points of section {self.live.section} are not what two writers gave",
+                where=self.where,
+                hint="run again; nothing became visible",
+            )
+        digest = section_digest(stored)
         if self.live.points_digest not in {None, digest}:
             raise AtlasCorruptError(
                 f"section {self.live.section}: its points are not those that its digest stands for",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bleepdb.atlas.protocol import Atlas
 
 MOST_RACES = 1000  # lost compare-and-swaps before a writer gives up
-CONDEMNED_S = 120.0  # after this long who condemned a revision is taken for dead
+CONDEMNED_S = 300.0  # above two deadlines of a request: after it, who condemned is taken for dead
 ABANDONED_S = 24 * 3600.0  # after this long who stages a revision is taken for dead
 
 

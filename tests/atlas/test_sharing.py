@@ -5,21 +5,25 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from bleepdb.atlas import (
     ExactAtlas,
+    Points,
     Where,
     live_where,
     publish_section,
     retract_section,
     sweep,
     vacuum,
+    vector_crc,
 )
 from bleepdb.atlas import staging as staging_module
 from bleepdb.atlas import sweeping as sweeping_module
 from bleepdb.atlas.manifest import Condemned, now
 from bleepdb.atlas.sweeping import delete_revisions
+from bleepdb.atlas.verifying import verify
 from bleepdb.errors import AtlasCorruptError, AtlasError
 
 LONG_AGO = "2020-01-01T00:00:00+00:00"
@@ -164,7 +168,7 @@ def test_a_writer_that_was_given_up_is_vacuumed_and_told(shared, lab, monkeypatc
         vacuum(shared, lab.COLLECTION, abandoned_after_s=-1, actor="t")
         shared.upsert(lab.COLLECTION, lab.joined(batches))  # what it wrote a moment too late
 
-    with pytest.raises(AtlasError, match="was vacuumed meanwhile; run again"):
+    with pytest.raises(AtlasError, match="was vacuumed or retracted meanwhile; run again"):
         publish_section(shared, lab.COLLECTION, live, vacuumed_at_the_end(), actor="t")
     assert shared.read_manifest(lab.COLLECTION).live == ()
     assert vacuum(shared, lab.COLLECTION, abandoned_after_s=-1, actor="t") == 30
@@ -321,3 +325,85 @@ def test_what_was_condemned_in_this_very_second_can_be_vacuumed(shared, lab):
         assert vacuum(shared, lab.COLLECTION, abandoned_after_s=-1, actor="t") == 10
         present = shared.read_manifest(lab.COLLECTION)
         assert present.condemned == ()
+
+
+def other_bits(lab, name):
+    """The same section as another machine encodes it: the same revision, other last digits."""
+    live, batches = lab.section(name)
+    made = []
+    for points in batches:
+        vectors = {}
+        for key, array in points.vectors.items():
+            changed = array.copy()
+            changed.view(np.uint32)[:, 0] ^= 1
+            vectors[key] = changed
+        payloads = [
+            {**p, "vcrc": vector_crc({n: a[i] for n, a in vectors.items()})}
+            for i, p in enumerate(points.payloads)
+        ]
+        made.append(Points(points.ids, vectors, payloads))
+    return live, made
+
+
+@pytest.mark.parametrize("first", [0, 1, 2, 3])
+def test_two_machines_that_encode_one_section_leave_it_sound(shared, lab, first):
+    """The second begins after `first` batches of the first, and is done before it goes on."""
+    live, batches = lab.section("S1")
+    _, others = other_bits(lab, "S1")
+    said = []
+
+    def interrupted():
+        yield from batches[:first]
+        done = publish_section(shared, lab.COLLECTION, live, others, actor="other")
+        said.append(done.status)
+        yield from batches[first:]
+
+    mine = publish_section(shared, lab.COLLECTION, live, interrupted(), actor="one")
+    assert (said, mine.status) == (["added"], "unchanged")
+    report = verify(shared, lab.COLLECTION)
+    assert report.faults == (), report.faults
+    assert shared.read_manifest(lab.COLLECTION).staging == ()
+
+
+def test_two_machines_in_turn_leave_what_is_there_under_its_own_digest(shared, lab):
+    """The second has overwritten half of the first one's points when the first publishes."""
+    live, batches = lab.section("S1")
+    _, others = other_bits(lab, "S1")
+
+    def slow():
+        yield others[0]
+        yield others[1]
+        done = publish_section(shared, lab.COLLECTION, live, batches, actor="quick")
+        assert done.status == "added"
+        shared.upsert(lab.COLLECTION, batches[2])
+        yield others[2]
+
+    assert publish_section(shared, lab.COLLECTION, live, slow(), actor="slow").status == "unchanged"
+    assert verify(shared, lab.COLLECTION).faults == ()
+
+
+def test_published_by_another_and_retracted_since_is_no_success(shared, lab):
+    live, batches = lab.section("S1")
+    real, calls = shared.read_manifest, []
+
+    def retracting(collection):
+        manifest = real(collection)
+        if manifest.find("S1") and not calls:
+            calls.append(1)
+        elif calls == [1]:
+            calls.append(2)
+            shared.read_manifest = real
+            retract_section(shared, collection, "S1", actor="board")
+            return real(collection)
+        return manifest
+
+    def watched():
+        yield batches[0]
+        assert lab.publish(shared, "S1").status == "added"
+        _, changed = other_bits(lab, "S1")
+        shared.read_manifest = retracting
+        yield changed[1]
+
+    with pytest.raises(AtlasError, match="vacuumed or retracted meanwhile"):
+        publish_section(shared, lab.COLLECTION, live, watched(), actor="slow")
+    assert shared.read_manifest(lab.COLLECTION).live == ()
