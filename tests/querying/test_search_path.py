@@ -61,6 +61,7 @@ def test_exact_search_equals_a_full_sort(small, pinned, monkeypatch):
 
 def test_recall_is_measured_where_search_is_not_exact(small, pinned, monkeypatch):
     monkeypatch.setattr(searching, "EXACT_PRODUCTS", 0)
+    monkeypatch.setattr(searching, "DOUBTED", 0.0)
     _, right = ask(small, pinned)
     assert not right.exact
     assert right.recall == 1.0
@@ -81,3 +82,44 @@ def test_excluded_donors_and_sections_do_not_answer(small, pinned):
         assert {r.payload["section"] for r in answering} == {second}
     with pytest.raises(EmptyAtlasError, match="nothing is left to search"):
         ask(small, pinned, exclude_sections=tuple(sections))
+
+
+class Forgetful(Lossy):
+    """An atlas whose approximate search loses whole queries: it gives what is furthest away."""
+
+    def __init__(self, atlas, lost):
+        super().__init__(atlas)
+        self.lost, self.seen = lost, 0
+
+    def query_batch(self, collection, vectors, *, exact, **more):
+        asked = vectors.copy()
+        if not exact:
+            rows = np.arange(self.seen, self.seen + len(vectors))
+            self.seen += len(vectors)
+            asked[np.isin(rows, self.lost)] *= -1
+        hits = self.atlas.query_batch(collection, asked, exact=exact, **more)
+        if exact:
+            return hits
+        flipped = np.isin(rows, self.lost)
+        scores = [-s if f else s for s, f in zip(hits.scores, flipped, strict=True)]
+        return Hits(hits.ids, scores)
+
+
+def test_a_query_that_the_graph_lost_is_asked_again(small, pinned, monkeypatch):
+    monkeypatch.setattr(searching, "QUERIES_A_BATCH", 32)
+    _, right = ask(small, pinned)
+    _, found = ask(small, pinned, Forgetful(small.atlas, [3, 40]), search="approximate")
+    assert not found.exact
+    ids = [[found.ids[c] for c in row] for row in found.columns]
+    assert ids == [[right.ids[c] for c in row] for row in right.columns]
+    np.testing.assert_allclose(found.scores, right.scores, atol=1e-6)
+    assert (found.recall, found.least_recall) == (1.0, 1.0)
+    # Nothing of the wrong answers is fetched later.
+    assert set(found.ids) == {i for row in ids for i in row}
+    assert len(found.ids) == len(set(found.ids))
+    assert [found.columns.ravel().tolist().index(n) for n in range(len(found.ids))] == sorted(
+        found.columns.ravel().tolist().index(n) for n in range(len(found.ids))
+    )
+    monkeypatch.setattr(searching, "DOUBTED", 0.0)
+    _, lost = ask(small, pinned, Forgetful(small.atlas, [0, 40]), search="approximate")
+    assert lost.least_recall < 1.0, "else the test could not fail"
