@@ -10,6 +10,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 from bleepdb.errors import BleepdbError
+from bleepdb.files import canonical_json, digest
 
 
 @cache
@@ -58,3 +59,68 @@ def check(
             where=None if where is None else str(where),
             hint=hint,
         )
+
+
+def sealed(name: str, document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document with its checksum: the digest of its canonical JSON.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it holds what is no JSON.
+    """
+    return {**document, "checksum": digest(name, canonical_json(document))}
+
+
+def unsealed(
+    name: str,
+    data: bytes | object,
+    *,
+    newest: int,
+    where: object,
+    hint: str,
+    error: type[BleepdbError],
+    damaged: type[BleepdbError],
+) -> dict[str, Any]:
+    """Return what `sealed` made, judged before it is believed: version, schema, checksum.
+
+    Parameters
+    ----------
+    name
+        Of the schema.
+    data
+        The JSON text, or the value read from it.
+    newest
+        The highest version that this bleepdb knows.
+    where, hint
+        For the messages.
+    error, damaged
+        What is raised for a newer version, and for what is broken or was changed.
+
+    Raises
+    ------
+    BleepdbError
+        One of the two.
+    """
+    place = None if where is None else str(where)
+    try:
+        document = json.loads(data) if isinstance(data, bytes) else data
+    except (ValueError, RecursionError) as fault:
+        raise damaged(f"cannot be read ({fault})", where=place, hint=hint) from fault
+    version = document.get("version") if isinstance(document, dict) else None
+    if isinstance(version, int) and version > newest:
+        raise error(
+            f"format version {version}, this bleepdb knows {newest}",
+            where=place,
+            hint="upgrade bleepdb",
+        )
+    check(name, document, where=where, error=damaged, hint=hint)
+    assert isinstance(document, dict)  # noqa: S101 - the schema has just said so
+    rest = {k: v for k, v in document.items() if k != "checksum"}
+    try:
+        same = digest(name, canonical_json(rest)) == document["checksum"]
+    except ValueError as fault:  # NaN, or text that is not Unicode
+        raise damaged(f"cannot be read ({fault})", where=place, hint=hint) from fault
+    if not same:
+        raise damaged("its checksum is wrong", where=place, hint=hint)
+    return document

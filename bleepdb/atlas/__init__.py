@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from bleepdb.atlas.copying import copy_collection
     from bleepdb.atlas.describing import describe
     from bleepdb.atlas.embedded import EmbeddedAtlas
+    from bleepdb.atlas.entries import LiveSection, LogEntry
     from bleepdb.atlas.exact import ExactAtlas
     from bleepdb.atlas.exporting import export_collection
     from bleepdb.atlas.importing import import_collection
-    from bleepdb.atlas.manifest import LiveSection, LogEntry, Manifest, live_where
+    from bleepdb.atlas.manifest import Manifest, live_where
     from bleepdb.atlas.panels import get_panel, put_panel
     from bleepdb.atlas.payload import decode, decode_fields, encode, expression_fields
     from bleepdb.atlas.protocol import Atlas, CollectionSpec, Hits, Points, Record, Where
@@ -52,8 +53,8 @@ _HOMES = {
     "EmbeddedAtlas": "embedded",
     "ExactAtlas": "exact",
     "Hits": "protocol",
-    "LiveSection": "manifest",
-    "LogEntry": "manifest",
+    "LiveSection": "entries",
+    "LogEntry": "entries",
     "Manifest": "manifest",
     "Outcome": "commit",
     "Pinned": "reading",

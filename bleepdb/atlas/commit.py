@@ -13,7 +13,8 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bleepdb.atlas.manifest import NONE_YET, Copy, LogEntry, Manifest, now
+from bleepdb.atlas.entries import Copy, LogEntry, now
+from bleepdb.atlas.manifest import NONE_YET, Manifest
 from bleepdb.atlas.staging import PublishedMeanwhileError, Stage, announce
 from bleepdb.atlas.sweeping import (
     STAGING,
@@ -31,7 +32,7 @@ from bleepdb.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from bleepdb.atlas.manifest import LiveSection
+    from bleepdb.atlas.entries import LiveSection
     from bleepdb.atlas.protocol import Atlas, CollectionSpec, Points
 
 ADDED, REPLACED, UNCHANGED, RETRACTED = "added", "replaced", "unchanged", "retracted"

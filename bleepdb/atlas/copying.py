@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bleepdb.atlas.checks import points_of
 from bleepdb.atlas.copies import local_place, note_where_possible
-from bleepdb.atlas.manifest import COPY
+from bleepdb.atlas.entries import COPY
 from bleepdb.atlas.panels import FOLDER as PANELS
 from bleepdb.atlas.panels import get_panel
 from bleepdb.atlas.protocol import Where
@@ -19,7 +19,7 @@ from bleepdb.names import REV
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from bleepdb.atlas.manifest import LiveSection
+    from bleepdb.atlas.entries import LiveSection
     from bleepdb.atlas.protocol import Atlas, Points
     from bleepdb.atlas.receiving import Received
 

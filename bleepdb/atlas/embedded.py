@@ -12,15 +12,13 @@ import numpy as np
 from bleepdb.atlas import checks
 from bleepdb.atlas.folder import FIRST_SHARD, AtlasFolder
 from bleepdb.atlas.manifest import NONE_YET
-from bleepdb.atlas.protocol import Hits
+from bleepdb.atlas.protocol import Closes, Hits
 from bleepdb.atlas.shard import Shard
 from bleepdb.errors import AtlasCorruptError, AtlasError
 from bleepdb.names import EXPR, REV
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from types import TracebackType
-    from typing import Self
 
     from numpy.typing import NDArray
 
@@ -31,7 +29,7 @@ DISK_RESERVE = 256 * 2**20  # the engine maps sparse files of 32 MB; on a full d
 DISK_FACTOR = 3  # log, storage and index of one written byte
 
 
-class EmbeddedAtlas:
+class EmbeddedAtlas(Closes):
     """An atlas in a folder, opened by one process at a time.
 
     Neighbours come in order of falling score, equal scores in order of rising id; where more
@@ -386,14 +384,3 @@ class EmbeddedAtlas:
                         self._release(collection)
                 finally:
                     self._folder.lock.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

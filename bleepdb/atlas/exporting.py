@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from bleepdb.atlas.copies import local_place, note_where_possible
 from bleepdb.atlas.digests import point_digest, section_digest
-from bleepdb.atlas.manifest import EXPORT, LiveSection, Manifest, now
+from bleepdb.atlas.entries import EXPORT, LiveSection, now
 from bleepdb.atlas.panels import FOLDER as PANELS
 from bleepdb.atlas.panels import get_panel, panel_blob
 from bleepdb.atlas.payload import decode_fields
@@ -18,14 +18,15 @@ from bleepdb.atlas.protocol import Where
 from bleepdb.atlas.tables import check_record, decoded_batch, decoded_schema
 from bleepdb.atlas.verifying import MODEL_FOLDER
 from bleepdb.atlas.whole_folder import check_room, new_folder
-from bleepdb.contracts import check
+from bleepdb.contracts import check, sealed
 from bleepdb.errors import AtlasCorruptError, AtlasError, EmptyAtlasError, PayloadError
-from bleepdb.files import canonical_json, digest, file_digest, write_json
+from bleepdb.files import canonical_json, file_digest, write_json
 from bleepdb.names import NNZ, PANEL, REV
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bleepdb.atlas.manifest import Manifest
     from bleepdb.atlas.protocol import Atlas
     from bleepdb.panel import Panel
 
@@ -126,8 +127,7 @@ def export_collection(
             "documents": documents,
             "files": files,
         }
-        checksum = digest("export", canonical_json(document))
-        made = document | {"checksum": checksum}
+        made = sealed("export", document)
         check("export", made, where=path, error=AtlasError)
         write_json(part / MARKER_FILE, made)
         # Noted before it is there: a note too many is better than a copy that nobody knows of.

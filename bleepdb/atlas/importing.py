@@ -13,16 +13,17 @@ import pyarrow.parquet as pq
 
 from bleepdb.atlas.commit import prepare_collection, publish_section
 from bleepdb.atlas.copies import local_place
+from bleepdb.atlas.entries import LiveSection, LogEntry
 from bleepdb.atlas.exact import ExactAtlas
 from bleepdb.atlas.exporting import MARKER_FILE, POINTS_AT_ONCE, VERSION
-from bleepdb.atlas.manifest import LiveSection, LogEntry, Manifest
+from bleepdb.atlas.manifest import Manifest
 from bleepdb.atlas.panels import put_panel
 from bleepdb.atlas.receiving import Arrival, first_of, receive, spec_of
 from bleepdb.atlas.tables import decoded_points, decoded_schema
 from bleepdb.atlas.verifying import MODEL_FOLDER
-from bleepdb.contracts import check
+from bleepdb.contracts import unsealed
 from bleepdb.errors import AtlasCorruptError, AtlasError, GeneError
-from bleepdb.files import canonical_json, digest, file_digest
+from bleepdb.files import file_digest
 from bleepdb.names import WEIGHTS_FILE
 from bleepdb.panel import Panel
 
@@ -111,26 +112,15 @@ def _read_marker(root: Path) -> dict[str, Any]:
             hint="name a folder that `bleepdb atlas export` made",
         )
     try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise AtlasCorruptError(f"cannot be read ({error})", where=path, hint=_MEND) from error
-    version = document.get("version") if isinstance(document, dict) else None
-    if isinstance(version, int) and version > VERSION:
-        raise AtlasError(
-            f"format version {version}, this bleepdb knows {VERSION}",
-            where=path,
-            hint="upgrade bleepdb",
-        )
-    check("export", document, where=path, error=AtlasCorruptError, hint=_MEND)
-    rest = {k: v for k, v in document.items() if k != "checksum"}
-    try:
-        found = digest("export", canonical_json(rest))
-    except ValueError as error:  # NaN, or text that is not Unicode
-        raise AtlasCorruptError(f"cannot be read ({error})", where=path, hint=_MEND) from error
-    if found != document["checksum"]:
-        raise AtlasCorruptError("its checksum is wrong", where=path, hint=_MEND)
-    made: dict[str, Any] = document
-    return made
+        data = path.read_bytes()
+    except OSError as error:
+        raise AtlasCorruptError(
+            f"cannot be read ({error.strerror})", where=path, hint=_MEND
+        ) from error
+    return unsealed(
+        "export", data, newest=VERSION, where=path, hint=_MEND,
+        error=AtlasError, damaged=AtlasCorruptError,
+    )  # fmt: skip
 
 
 def _check_files(root: Path, document: dict[str, Any]) -> None:

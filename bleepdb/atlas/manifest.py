@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from bleepdb.atlas.entries import Condemned, Copy, LiveSection, LogEntry, Staging, now
 from bleepdb.atlas.payload import BDB1
 from bleepdb.atlas.protocol import Where
-from bleepdb.contracts import check
+from bleepdb.contracts import check, sealed, unsealed
 from bleepdb.errors import AtlasCorruptError, AtlasError
-from bleepdb.files import canonical_json, digest
 from bleepdb.names import KEYWORD_FIELDS, REV
 
 if TYPE_CHECKING:
@@ -22,113 +21,8 @@ FORMAT = "bleepdb-manifest"
 VERSION = 2  # version 1 had no digests of points, staging, condemned or copies
 MOST_LOG = 1000  # entries kept, the newest; older ones are dropped
 MOST_COPIES = 1000  # likewise
-SNAPSHOT, EXPORT, COPY = "snapshot", "export", "copy"
 NONE_YET = -1  # the generation of a manifest that is not there yet
 _MEND = "restore the atlas from a copy, or remove the collection and run `bleepdb index` again"
-
-
-@dataclass(frozen=True)
-class LiveSection:
-    """One section that is visible.
-
-    Parameters
-    ----------
-    section
-        Its ``library_id``.
-    revision
-        What its points carry as ``rev``: 16 to 64 hex digits, other content, other revision.
-    spots
-        How many points it has, exactly.
-    donor
-        Whose tissue it is.
-    digest
-        Digest of the section as it was read (``Section.digest``), 64 hex digits.
-    provenance
-        Where it came from: any small JSON object.
-    points_digest
-        Digest over all its points (`bleepdb.atlas.digests.section_digest`), which `publish_section`
-        fills in and `verify` compares; None where version 1 of the manifest did not keep one.
-    """
-
-    section: str
-    revision: str
-    spots: int
-    donor: str
-    digest: str
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    points_digest: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON object of this section."""
-        return {
-            "section": self.section,
-            "revision": self.revision,
-            "spots": self.spots,
-            "donor": self.donor,
-            "digest": self.digest,
-            "provenance": dict(self.provenance),
-            "points_digest": self.points_digest,
-        }
-
-
-@dataclass(frozen=True)
-class Staging:
-    """A revision whose points a writer on a shared server is writing; none else deletes them.
-
-    Several may write the same one: the token tells them apart.
-    """
-
-    revision: str
-    section: str
-    who: str
-    since: str
-    token: str
-
-
-@dataclass(frozen=True)
-class Condemned:
-    """A dead revision whose points are being deleted; nobody stages it until they are gone."""
-
-    revision: str
-    section: str
-    since: str
-
-
-@dataclass(frozen=True)
-class Copy:
-    """Where points of this collection went, so that a retraction can say what it cannot reach.
-
-    `kind` is ``"snapshot"``, ``"export"`` or ``"copy"``.
-    """
-
-    kind: str
-    where: str
-    who: str
-    when: str
-
-
-@dataclass(frozen=True)
-class LogEntry:
-    """Who changed what, and when (ISO 8601, UTC)."""
-
-    who: str
-    when: str
-    what: str
-
-    @classmethod
-    def now(cls, who: str, what: str) -> LogEntry:
-        """Return an entry of this moment; long texts are cut at 200 and 500 characters."""
-        return cls(who[:200] or "unknown", now(), what[:500])
-
-
-def now() -> str:
-    """Return this moment, ISO 8601, UTC, to the second."""
-    return datetime.now(UTC).isoformat("T", "seconds")
-
-
-def age_s(since: str) -> float:
-    """Return how many seconds ago a moment was that `now` wrote; clocks may differ a little."""
-    return (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds()
 
 
 @dataclass(frozen=True)
@@ -345,7 +239,7 @@ class Manifest:
             "copies": [asdict(c) for c in self.copies],
         }
         try:
-            made = {**document, "checksum": digest("manifest", canonical_json(document))}
+            made = sealed("manifest", document)
         except (TypeError, ValueError) as error:  # what is no JSON, in a provenance
             raise AtlasError(
                 f"a manifest cannot hold this ({error})", where=self.collection
@@ -371,22 +265,14 @@ class Manifest:
         AtlasError
             If a newer bleepdb wrote it.
         """
-        version = document.get("version") if isinstance(document, dict) else None
-        if isinstance(version, int) and version > VERSION:
-            raise AtlasError(
-                f"the manifest is of version {version}, this bleepdb knows {VERSION}",
-                where=where,
-                hint="upgrade bleepdb",
-            )
-        check("manifest", document, where=where, error=AtlasCorruptError, hint=_MEND)
-        assert isinstance(document, dict)  # noqa: S101 - the schema has just said so
-        rest = {k: v for k, v in document.items() if k != "checksum"}
-        try:
-            found = digest("manifest", canonical_json(rest))
-        except ValueError as error:  # NaN, or text that is not Unicode
-            raise AtlasCorruptError(f"the manifest: {error}", where=where, hint=_MEND) from error
-        if found != document["checksum"]:
-            raise AtlasCorruptError("the manifest's checksum is wrong", where=where, hint=_MEND)
+        found = unsealed(
+            "manifest", document, newest=VERSION, where=where, hint=_MEND,
+            error=AtlasError, damaged=AtlasCorruptError,
+        )  # fmt: skip
+        return cls._of(found, where)
+
+    @classmethod
+    def _of(cls, document: dict[str, Any], where: str | Path | None) -> Manifest:
         live = tuple(LiveSection(**s) for s in document["live"])
         names, revisions = {s.section for s in live}, {s.revision for s in live}
         if len(names) != len(live) or len(revisions) != len(live):
@@ -420,13 +306,7 @@ class Manifest:
     @classmethod
     def from_bytes(cls, data: bytes, *, where: str | Path | None = None) -> Manifest:
         """Read what `to_bytes` wrote; errors as `from_json`."""
-        try:
-            document = json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise AtlasCorruptError(
-                f"the manifest is no JSON ({error})", where=where, hint=_MEND
-            ) from error
-        return cls.from_json(document, where=where)
+        return cls.from_json(data, where=where)
 
 
 def live_where(manifest: Manifest) -> Where:

@@ -112,6 +112,25 @@ class Hits:
     scores: list[NDArray[np.float32]]
 
 
+class Closes:
+    """Closes at the end of a `with` block."""
+
+    def close(self) -> None:
+        """Release what is held. Closing twice is fine."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
 @runtime_checkable
 class Atlas(Protocol):
     """All collections at one place. Every method names a collection by its full name.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bleepdb.atlas.commit import UNCHANGED, prepare_collection, publish_section
-from bleepdb.atlas.manifest import LogEntry
+from bleepdb.atlas.entries import LogEntry
 from bleepdb.atlas.panels import put_panel
 from bleepdb.atlas.protocol import CollectionSpec
 from bleepdb.atlas.verifying import verify
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from bleepdb.atlas.commit import Outcome
-    from bleepdb.atlas.manifest import LiveSection, Manifest
+    from bleepdb.atlas.entries import LiveSection
+    from bleepdb.atlas.manifest import Manifest
     from bleepdb.atlas.protocol import Atlas, Points
     from bleepdb.panel import Panel
 

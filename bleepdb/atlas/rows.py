@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bleepdb.atlas import checks
-from bleepdb.atlas.protocol import Hits, Record
+from bleepdb.atlas.protocol import Closes, Hits, Record
 from bleepdb.names import VCRC
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from types import TracebackType
-    from typing import Self
 
     from numpy.typing import NDArray
 
@@ -127,7 +125,7 @@ def _best(scores: NDArray[np.float32], limit: int) -> NDArray[np.int64]:
     return candidates[order][:limit]
 
 
-class RowsReader(ABC):
+class RowsReader(Closes, ABC):
     """The reading half of an atlas whose collections are `Rows`.
 
     Neighbours come in order of falling score, equal scores in order of rising id.
@@ -214,14 +212,3 @@ class RowsReader(ABC):
         codes, column = rows.column(name)
         numbers = np.bincount(column[rows.mask(where)], minlength=len(codes) + 1)
         return {text: int(numbers[codes[text]]) for text in sorted(codes) if numbers[codes[text]]}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

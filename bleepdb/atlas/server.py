@@ -10,6 +10,7 @@ from qdrant_client import models
 
 from bleepdb.atlas import checks
 from bleepdb.atlas.connection import Address, Connection
+from bleepdb.atlas.protocol import Closes
 from bleepdb.atlas.server_client import Client
 from bleepdb.atlas.server_collections import Collections
 from bleepdb.atlas.server_documents import Documents
@@ -28,8 +29,6 @@ from bleepdb.errors import AtlasError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from types import TracebackType
-    from typing import Self
 
     import numpy as np
     from numpy.typing import NDArray
@@ -46,7 +45,7 @@ MAJORITY = models.ReadConsistencyType.MAJORITY
 OPTIMIZE_S = 600.0  # longest wait for a search index
 
 
-class ServerAtlas:
+class ServerAtlas(Closes):
     """The collections ``bleepdb_*`` of a Qdrant server; others are left alone.
 
     Any number of processes may read and write at once. Neighbours come in order of falling score,
@@ -363,14 +362,3 @@ class ServerAtlas:
     def close(self) -> None:
         """Close the connections. Closing twice is fine."""
         self._client.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -14,7 +14,6 @@ Nothing in it is ever written or locked. `write_snapshot` (snapshotting.py) make
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,9 +23,9 @@ from bleepdb.atlas.manifest import Manifest
 from bleepdb.atlas.mapped import MappedRows
 from bleepdb.atlas.protocol import CollectionSpec
 from bleepdb.atlas.rows import RowsReader
-from bleepdb.contracts import check
+from bleepdb.contracts import unsealed
 from bleepdb.errors import AtlasCorruptError, AtlasError, EmptyAtlasError
-from bleepdb.files import canonical_json, digest, file_digest
+from bleepdb.files import file_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -264,23 +263,12 @@ def read_marker(root: Path) -> dict[str, Any]:
             hint="name a folder that `bleepdb atlas snapshot` made",
         )
     try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise AtlasCorruptError(f"cannot be read ({error})", where=path, hint=_MEND) from error
-    version = document.get("version") if isinstance(document, dict) else None
-    if isinstance(version, int) and version > VERSION:
-        raise AtlasError(
-            f"format version {version}, this bleepdb knows {VERSION}",
-            where=path,
-            hint="upgrade bleepdb",
-        )
-    check("snapshot", document, where=path, error=AtlasCorruptError, hint=_MEND)
-    rest = {k: v for k, v in document.items() if k != "checksum"}
-    try:
-        found = digest("snapshot", canonical_json(rest))
-    except ValueError as error:  # NaN, or text that is not Unicode
-        raise AtlasCorruptError(f"cannot be read ({error})", where=path, hint=_MEND) from error
-    if found != document["checksum"]:
-        raise AtlasCorruptError("its checksum is wrong", where=path, hint=_MEND)
-    made: dict[str, Any] = document
-    return made
+        data = path.read_bytes()
+    except OSError as error:
+        raise AtlasCorruptError(
+            f"cannot be read ({error.strerror})", where=path, hint=_MEND
+        ) from error
+    return unsealed(
+        "snapshot", data, newest=VERSION, where=path, hint=_MEND,
+        error=AtlasError, damaged=AtlasCorruptError,
+    )  # fmt: skip

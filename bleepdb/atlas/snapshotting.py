@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from bleepdb.atlas.copies import local_place, note_where_possible
-from bleepdb.atlas.manifest import SNAPSHOT, live_where
+from bleepdb.atlas.entries import SNAPSHOT
+from bleepdb.atlas.manifest import live_where
 from bleepdb.atlas.panels import FOLDER as PANELS
 from bleepdb.atlas.panels import panel_blob
 from bleepdb.atlas.snapshot import (
@@ -36,8 +37,9 @@ from bleepdb.atlas.tables import (
     vector_column,
 )
 from bleepdb.atlas.whole_folder import check_room, new_folder
+from bleepdb.contracts import sealed
 from bleepdb.errors import AtlasCorruptError, AtlasError, EmptyAtlasError
-from bleepdb.files import canonical_json, digest, file_digest, write_json
+from bleepdb.files import file_digest, write_json
 from bleepdb.names import BARCODE, EXPR, NNZ, alias_name
 
 if TYPE_CHECKING:
@@ -114,8 +116,7 @@ def write_snapshot(
             "aliases": aliases,
             "collections": written,
         }
-        checksum = digest("snapshot", canonical_json(document))
-        write_json(part / MARKER_FILE, document | {"checksum": checksum})
+        write_json(part / MARKER_FILE, sealed("snapshot", document))
         SnapshotAtlas(part).close()
         # Noted before it is there: a note too many is better than a copy that nobody knows of.
         for manifest in manifests:

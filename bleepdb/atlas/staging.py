@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bleepdb.atlas.checks import payload_fault
 from bleepdb.atlas.digests import point_digest, section_digest
-from bleepdb.atlas.manifest import Manifest, Staging, age_s, now
+from bleepdb.atlas.entries import Staging, age_s, now
 from bleepdb.atlas.panels import get_panel
 from bleepdb.atlas.payload import decode_fields
 from bleepdb.atlas.protocol import Points, Where
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from bleepdb.atlas.manifest import LiveSection
+    from bleepdb.atlas.entries import LiveSection
+    from bleepdb.atlas.manifest import Manifest
     from bleepdb.atlas.protocol import Atlas
 
 POINT_NAMESPACE = uuid.UUID("6f3b8a52-6d0e-5c5b-9a1e-b1ee9d8a0001")

@@ -15,7 +15,7 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from bleepdb.atlas.manifest import Condemned, LogEntry, Manifest, age_s, now
+from bleepdb.atlas.entries import Condemned, LogEntry, age_s, now
 from bleepdb.atlas.protocol import Where
 from bleepdb.errors import AtlasCorruptError, AtlasError
 from bleepdb.names import REV
@@ -23,6 +23,7 @@ from bleepdb.names import REV
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
+    from bleepdb.atlas.manifest import Manifest
     from bleepdb.atlas.protocol import Atlas
 
 MOST_RACES = 1000  # lost compare-and-swaps before a writer gives up

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bleepdb.atlas.embedded import EmbeddedAtlas
-from bleepdb.atlas.manifest import LogEntry, live_where
+from bleepdb.atlas.entries import LogEntry
+from bleepdb.atlas.manifest import live_where
 from bleepdb.atlas.panels import FOLDER as PANELS
 from bleepdb.atlas.panels import panel_blob
 from bleepdb.atlas.sweeping import ABANDONED_S, STAGING, swap, vacuum

@@ -38,7 +38,8 @@ from bleepdb.names import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from bleepdb.atlas.manifest import LiveSection, Manifest
+    from bleepdb.atlas.entries import LiveSection
+    from bleepdb.atlas.manifest import Manifest
     from bleepdb.atlas.protocol import Atlas, Record
 
 POINTS_AT_ONCE = 500

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bleepdb.atlas import LiveSection, LogEntry, Manifest, live_where
-from bleepdb.atlas.manifest import MOST_LOG, Condemned, Copy, Staging
+from bleepdb.atlas.entries import Condemned, Copy, Staging
+from bleepdb.atlas.manifest import MOST_LOG
 from bleepdb.errors import AtlasCorruptError, AtlasError
 from bleepdb.files import digest
 

@@ -24,7 +24,7 @@ from bleepdb.atlas import (
     verify,
     write_snapshot,
 )
-from bleepdb.atlas.manifest import Condemned, Staging, now
+from bleepdb.atlas.entries import Condemned, Staging, now
 from bleepdb.atlas.sweeping import swap
 from bleepdb.encoders import features
 from bleepdb.errors import AtlasError, EmptyAtlasError, InputError

@@ -21,7 +21,7 @@ from bleepdb.atlas import (
 )
 from bleepdb.atlas import staging as staging_module
 from bleepdb.atlas import sweeping as sweeping_module
-from bleepdb.atlas.manifest import Condemned, now
+from bleepdb.atlas.entries import Condemned, now
 from bleepdb.atlas.sweeping import delete_revisions
 from bleepdb.atlas.verifying import verify
 from bleepdb.errors import AtlasCorruptError, AtlasError
