@@ -289,7 +289,8 @@ def retract(
 ) -> Retracted:
     """Take the sections of a plan out of the atlas and of this machine's cache, bytes and all.
 
-    First they leave every result, then the cache, then the files of an embedded atlas. Each step
+    First the cached features of their slides go, which nothing names once the sections are gone;
+    then they leave every result, then the cache, then the files of an embedded atlas. Each step
     is logged in the manifest. Interrupted, `bleepdb atlas vacuum` does the rest.
 
     Parameters
@@ -323,11 +324,11 @@ def retract(
             progress(done, steps)
 
     points = 0
+    features = drop_features({t.slide_digest for t in plan.targets if t.slide_digest is not None})
     for target in plan.targets:
         points += retract_section(atlas, target.collection, target.section, actor=actor).removed
         step()
     spots = purge({t.revision for t in plan.targets})
-    features = drop_features({t.slide_digest for t in plan.targets if t.slide_digest is not None})
     step()
     panels, freed = 0, []
     for name in plan.collections:
