@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import hashlib
 import socket
@@ -17,6 +18,7 @@ from bleepdb.atlas import (
     LiveSection,
     Manifest,
     Points,
+    Where,
     expression_fields,
     get_panel,
     point_id,
@@ -33,7 +35,7 @@ from bleepdb.profiles import normalised
 from bleepdb.tissue import open_slide
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -152,6 +154,26 @@ def is_live(section: Section, model: Model, atlas: Atlas, *, fields: Sequence[st
     except EmptyAtlasError:
         return False
     return revision_of(section, model, fields) in live
+
+
+def check_writable(atlas: Atlas, collections: Iterable[str]) -> None:
+    """Require that what is there can be written, before anything is encoded for it.
+
+    A deletion that finds nothing asks it of a server, whose key may only read.
+
+    Raises
+    ------
+    AtlasError
+        If it cannot be written.
+    """
+    nobody = Where(must={names.REV: ["0" * 32]})
+    present = set(atlas.collections())
+    for name in collections:
+        # One that was only half made is completed by `prepare_collection`.
+        with contextlib.suppress(EmptyAtlasError):
+            if name in present:
+                atlas.read_manifest(name)
+                atlas.delete(name, nobody)
 
 
 def encode_section(

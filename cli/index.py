@@ -65,7 +65,8 @@ def index(
     """
     from bleepdb.admission import check_fields, check_sections
     from bleepdb.encoders import load_model
-    from bleepdb.indexing import encode_section, index_section, is_live
+    from bleepdb.indexing import check_writable, encode_section, index_section, is_live
+    from bleepdb.names import collection_name
 
     opening.check_writable(atlas)
     rows = without(
@@ -82,6 +83,7 @@ def index(
     waiting = sections
     with contextlib.suppress(EmptyAtlasError), opening.open(atlas) as place:
         waiting = [s for s in sections if not is_live(s, trained, place, fields=field or ())]
+        check_writable(place, {collection_name(s.tissue, trained.space_id) for s in waiting})
     for one in waiting:  # others may use the atlas meanwhile
         with bar(f"encoding {one.section}") as move:
             encode_section(one, trained, max_upsampling=most, progress=move)
