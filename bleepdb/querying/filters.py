@@ -15,7 +15,7 @@ from bleepdb import names
 from bleepdb.errors import EmptyAtlasError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from bleepdb.atlas import Atlas, Pinned, Where
     from bleepdb.querying.settings import QuerySettings
@@ -87,6 +87,11 @@ def conditions_of(settings: QuerySettings) -> tuple[Condition, ...]:
         if values
     )
     return (*excluded, *settings.where)
+
+
+def admits(conditions: Iterable[Condition], spot: Mapping[str, str]) -> bool:
+    """Tell whether spots with these fields can be searched, as far as the fields tell."""
+    return all((spot[c.field] in c.values) != c.negated for c in conditions if c.field in spot)
 
 
 def where_of(pinned: Pinned, settings: QuerySettings) -> Where:

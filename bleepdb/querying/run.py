@@ -14,11 +14,13 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from bleepdb import names
 from bleepdb.atlas import fetch_profiles, pin
 from bleepdb.errors import AtlasCorruptError, AtlasMovedError, SpaceMismatchError
 from bleepdb.imputation import Aggregator
 from bleepdb.places import adjacency
 from bleepdb.profiles import low_rank_of, reference_groups
+from bleepdb.querying.filters import admits, conditions_of
 from bleepdb.querying.genes import choose_genes
 from bleepdb.querying.output import CAUTION, FORMAT_VERSION, Imputed
 from bleepdb.querying.rows import WeightRows, survey
@@ -207,8 +209,9 @@ class Run:
             f"--exclude-section {s.section} or --exclude-donor {s.donor} for an honest result"
             for s in pinned.manifest.live
             if s.provenance.get("slide_digest") == self.places.slide_digest
-            and s.donor not in self.settings.exclude_donors
-            and s.section not in self.settings.exclude_sections
+            and admits(
+                conditions_of(self.settings), {names.SECTION: s.section, names.DONOR: s.donor}
+            )
         ]
 
 

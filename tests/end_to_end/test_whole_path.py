@@ -20,7 +20,13 @@ from bleepdb.files import file_digest
 from bleepdb.indexing import index_section, model_of
 from bleepdb.normalise import log1p_cp10k
 from bleepdb.places import adjacency
-from bleepdb.querying import Query, QuerySettings, open_imputed, query_slide
+from bleepdb.querying import (
+    Query,
+    QuerySettings,
+    open_imputed,
+    parse_conditions,
+    query_slide,
+)
 from bleepdb.tissue import Spots, load_section, read_sheet
 
 
@@ -198,6 +204,14 @@ def test_an_excluded_donor_does_not_answer(trained, measured, exact):
 def test_a_slide_that_answers_for_itself_is_warned_of(trained, measured, exact):
     made = impute(measured[0], trained, exact)
     assert any("answers for itself" in text for text in made.facts["warnings"])
+    own = measured[0].section
+    for where, warned in (
+        (f"section!={own}", False), ("donor=donor-b", False), ("donor!=donor-b", True),
+        (f"section={own}", True),
+    ):  # fmt: skip
+        made = impute(measured[0], trained, exact, where=parse_conditions(where))
+        said = any("answers for itself" in text for text in made.facts["warnings"])
+        assert said == warned, where
 
 
 def test_an_atlas_that_outgrew_its_model_is_warned_of(trained, measured):
