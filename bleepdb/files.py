@@ -36,6 +36,11 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def disk_bytes(folder: Path) -> int:
+    """Bytes that the files of a folder take on disk; holes of sparse files take none."""
+    return sum(p.stat().st_blocks * 512 for p in folder.rglob("*") if p.is_file())
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it takes the name, on error it goes.

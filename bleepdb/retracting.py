@@ -339,7 +339,7 @@ def retract(
         if tidied.kept:
             log.warning(
                 "%s: %d dead points stay, since a writer holds them or somebody began to delete "
-                "them; run `bleepdb atlas vacuum` in two minutes",
+                "them; run `bleepdb atlas vacuum` in five minutes",
                 name,
                 tidied.kept,
             )

@@ -262,7 +262,7 @@ def vacuum(
         if t.kept:
             note(
                 f"{name}: {t.kept} dead points stay, since a writer holds them or somebody began "
-                "to delete them; run again in two minutes, and where the writer is dead with "
+                "to delete them; run again in five minutes, and where the writer is dead with "
                 "--abandoned-after 0"
             )
 

@@ -319,6 +319,11 @@ class EmbeddedAtlas(Closes):
         self._require(collection)
         return self._folder.list_blobs(collection)
 
+    def disk_bytes(self, collection: str) -> int:
+        """Bytes that a collection takes on disk, its holes left out."""
+        self._require(collection)
+        return self._folder.size(collection)
+
     # --- care ---------------------------------------------------------------------------------
 
     def flush(self, collection: str) -> None:

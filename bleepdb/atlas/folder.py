@@ -27,7 +27,7 @@ from bleepdb.atlas.lock import LOCK_FILE, FolderLock
 from bleepdb.atlas.manifest import Manifest
 from bleepdb.atlas.protocol import CollectionSpec
 from bleepdb.errors import AtlasCorruptError, AtlasError, EmptyAtlasError
-from bleepdb.files import fsync_folder, whole_file, write_json
+from bleepdb.files import disk_bytes, fsync_folder, whole_file, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -217,8 +217,7 @@ class AtlasFolder:
 
     def size(self, name: str) -> int:
         """Bytes that a collection takes on disk (its files are sparse)."""
-        files = self.collection(name).rglob("*")
-        return sum(p.stat().st_blocks * 512 for p in files if p.is_file())
+        return disk_bytes(self.collection(name))
 
     def drop(self, name: str) -> None:
         """Remove a collection: out of sight in one step, then its files, then its aliases."""

@@ -25,7 +25,7 @@ from bleepdb.atlas.protocol import CollectionSpec
 from bleepdb.atlas.rows import RowsReader
 from bleepdb.contracts import unsealed
 from bleepdb.errors import AtlasCorruptError, AtlasError, EmptyAtlasError
-from bleepdb.files import file_digest
+from bleepdb.files import disk_bytes, file_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -233,6 +233,11 @@ class SnapshotAtlas(RowsReader):
     ) -> bool:
         """Refused."""
         self._refuse()
+
+    def disk_bytes(self, collection: str) -> int:
+        """Bytes that a collection takes on disk."""
+        self._held(collection)
+        return disk_bytes(self.root / collection)
 
     def put_blob(self, collection: str, name: str, data: bytes) -> None:  # noqa: ARG002 - refused
         """Refused."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bleepdb.atlas.embedded import EmbeddedAtlas
@@ -11,6 +10,7 @@ from bleepdb.atlas.entries import LogEntry
 from bleepdb.atlas.manifest import live_where
 from bleepdb.atlas.panels import FOLDER as PANELS
 from bleepdb.atlas.panels import panel_blob
+from bleepdb.atlas.snapshot import SnapshotAtlas
 from bleepdb.atlas.sweeping import ABANDONED_S, STAGING, swap, vacuum
 from bleepdb.errors import AtlasError
 from bleepdb.names import PANEL, REV
@@ -34,7 +34,7 @@ class Tidied:
         What the collection takes less on disk; None where that is not known (a server).
     kept
         Dead points that stay for now: a writer that has not finished holds them, or somebody
-        began to delete them less than two minutes ago and may have been killed since.
+        began to delete them less than `CONDEMNED_S` ago and may have been killed since.
     """
 
     points: int
@@ -127,11 +127,6 @@ def _drop_unused_panels(atlas: Atlas, collection: str, actor: str) -> int:
 
 def disk_bytes(atlas: Atlas, collection: str) -> int | None:
     """Bytes that a collection takes on disk, its holes left out; None where that is not known."""
-    places = {
-        "embedded": Path(atlas.location) / "collections" / collection,
-        "snapshot": Path(atlas.location) / collection,
-    }
-    home = places.get(atlas.kind)
-    if home is None:
-        return None
-    return sum(p.stat().st_blocks * 512 for p in home.rglob("*") if p.is_file())
+    if isinstance(atlas, EmbeddedAtlas | SnapshotAtlas):
+        return atlas.disk_bytes(collection)
+    return None
