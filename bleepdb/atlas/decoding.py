@@ -4,6 +4,10 @@ To decode a spot takes Python more time than anything else in a first query, and
 for each other there. The helper is this module run by the same interpreter. It reads batches from
 its standard input and writes arrays to its standard output; nothing that it is sent is code. What
 it cannot decode, or where it cannot run, is decoded here, where errors name the point.
+
+The standard library's process pool is not used: its workers import the main module again, so that
+a script without a guard of its own could not call a query, and forking a process that has run
+torch or the engine is not safe.
 """
 
 from __future__ import annotations
