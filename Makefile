@@ -4,6 +4,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.bleepdb-installed
 OUT    ?= demo_out
+# A process a core, a file of tests at a time; one thread in each.
+PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-server lint types bench clean
@@ -21,10 +23,10 @@ demo: $(STAMP) ## train, index, query and evaluate on tissue that the demo makes
 	$(BIN)/bleepdb demo --out $(OUT)
 
 test: $(STAMP) ## the default tests: offline, no GPU, no server
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(STAMP) ## the default tests and the slow ones
-	$(BIN)/python -m pytest -m "not gpu and not server and not network"
+	$(PYTEST) -m "not gpu and not server and not network"
 
 test-server: $(STAMP) ## the tests of the server atlas on a real Qdrant: QDRANT_URL, or one that Docker starts
 	@PYTHON=$(BIN)/python sh tools/test_server.sh
