@@ -12,13 +12,32 @@ from bleepdb.errors import SectionError
 from bleepdb.files import canonical_json, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import scipy.sparse as sp
     from numpy.typing import NDArray
 
     from bleepdb.panel import Panel
+
+
+@dataclass(frozen=True)
+class ReferenceImage:
+    """A small picture of the tissue that came with the counts, to hold a slide against.
+
+    Parameters
+    ----------
+    where
+        The file, and the place in it, for messages.
+    scale
+        Pixels of this picture per level-0 pixel of the frame that `Section.xy_px` is in.
+    load
+        Reads the pixels: (height, width, 3) RGB, uint8. Raises SectionError where it cannot.
+    """
+
+    where: str
+    scale: float
+    load: Callable[[], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -51,6 +70,9 @@ class Section:
         Further columns of the sample sheet (``preservation``, ``stain``, ...).
     notes
         What the reader lost, chose or doubted, one sentence each. Not a part of the digest.
+    reference_image
+        A small picture of the same tissue that the counts came with, or None. Not a part of the
+        digest.
     """
 
     section: str
@@ -70,6 +92,7 @@ class Section:
     pitch_um: float | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    reference_image: ReferenceImage | None = None
 
     def __len__(self) -> int:
         return int(self.counts.shape[0])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bleepdb.tissue.readers.scale import Scale
+    from bleepdb.tissue.section import ReferenceImage
     from bleepdb.tissue.sheet import SheetRow
 
 log = logging.getLogger(__name__)
@@ -168,6 +169,7 @@ def assemble(
     pitch_um: float | None,
     spot_diameter_um: float | None,
     notes: tuple[str, ...] = (),
+    reference_image: ReferenceImage | None = None,
 ) -> Section:
     """Check what every section must hold, and make it.
 
@@ -231,4 +233,5 @@ def assemble(
         pitch_um=pitch_um,
         fields=row.fields,
         notes=(*notes, *scale.notes),
+        reference_image=reference_image,
     )

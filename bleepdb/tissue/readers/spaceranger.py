@@ -12,12 +12,13 @@ from bleepdb.tissue.readers import scale as scales
 from bleepdb.tissue.readers.assemble import assemble, join_barcodes, panel_of
 from bleepdb.tissue.readers.layout import HIRES_IMAGE, READ, outs_folder
 from bleepdb.tissue.readers.positions import Positions, find_positions, read_positions
+from bleepdb.tissue.readers.reference import reference_among
 from bleepdb.tissue.readers.tenx import read_h5, read_matrix
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bleepdb.tissue.section import Section
+    from bleepdb.tissue.section import ReferenceImage, Section
     from bleepdb.tissue.sheet import SheetRow
 
 AGAIN: Final = "fetch the folder again as Space Ranger wrote it"
@@ -65,6 +66,7 @@ def read_spaceranger(row: SheetRow, *, slide_mpp: float | None = None) -> Sectio
     )
     bin_um = _positive(factors, BIN_UM, outs)
     factor = _image_factor(row.image, outs, factors)
+    reference, doubts = _reference(outs / "spatial", factors, factor, outs)
     derived = [
         ("scalefactors", _positive(factors, MPP, outs)),
         ("spot pitch", _pitch_mpp(positions, bin_um)),
@@ -81,8 +83,17 @@ def read_spaceranger(row: SheetRow, *, slide_mpp: float | None = None) -> Sectio
         slide_path=row.image,
         pitch_um=bin_um or scales.VISIUM_PITCH_UM,
         spot_diameter_um=bin_um or scales.VISIUM_SPOT_UM,
-        notes=notes,
+        notes=(*notes, *doubts),
+        reference_image=reference,
     )
+
+
+def _reference(
+    spatial: Path, factors: dict[str, Any], factor: float, outs: Path
+) -> tuple[ReferenceImage | None, tuple[str, ...]]:
+    """Find the folder's own reduced image; `factor` is that of the row's image."""
+    scaled = {spatial / name: _positive(factors, key, outs) for name, key in REDUCED_IMAGES.items()}
+    return reference_among([(path, s / factor) for path, s in scaled.items() if s is not None])
 
 
 def _scalefactors(path: Path) -> dict[str, Any]:
