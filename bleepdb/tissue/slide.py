@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import math
 from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
-from PIL import Image
 
 from bleepdb.errors import SlideError
 from bleepdb.files import file_digest
 from bleepdb.tissue.geometry import AREA, mpp_fault
+from bleepdb.tissue.windows import Window, resampled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -165,10 +164,8 @@ class Slide(ABC):
             If the pixels cannot be decoded.
         """
         out_w, out_h = out_px
-        level = self.level_for(min(w_px / out_w, h_px / out_h))
-        factor = self.levels[level]
-        x, y, w, h = x_px / factor, y_px / factor, w_px / factor, h_px / factor
-        if w * h > BAND_PX and out_h > 1:
+        window = self.window(x_px, y_px, w_px, h_px, out_px=out_px, resampling=resampling)
+        if window is None:
             upper = out_h // 2
             at = h_px * upper / out_h
             parts = (
@@ -179,18 +176,39 @@ class Slide(ABC):
                 ),
             )  # fmt: skip
             return np.concatenate(parts)
-        enlarged = w < out_w or h < out_h
-        smooth = enlarged or resampling != AREA
-        margin = math.ceil(max(w / out_w, h / out_h, 1.0)) if smooth else 0
-        left, top = math.floor(x) - margin, math.floor(y) - margin
-        right, bottom = math.ceil(x + w) + margin, math.ceil(y + h) + margin
-        canvas = self._padded(level, left, top, right, bottom)
-        image = Image.fromarray(canvas).resize(
-            (out_w, out_h),
-            Image.Resampling.BILINEAR if smooth else Image.Resampling.BOX,
-            box=(x - left, y - top, x - left + w, y - top + h),
-        )
-        return np.asarray(image)
+        return resampled(self.pixels(window), window, out_px)
+
+    def window(
+        self,
+        x_px: float,
+        y_px: float,
+        w_px: float,
+        h_px: float,
+        *,
+        out_px: tuple[int, int],
+        resampling: str = AREA,
+    ) -> Window | None:
+        """Return which pixels of which level a box is made from; None where they are too many.
+
+        Such a box is made in bands. Parameters as in `read`.
+        """
+        out_w, out_h = out_px
+        level = self.level_for(min(w_px / out_w, h_px / out_h))
+        factor = self.levels[level]
+        x, y, w, h = x_px / factor, y_px / factor, w_px / factor, h_px / factor
+        if w * h > BAND_PX and out_h > 1:
+            return None
+        return Window.around(level, x, y, w, h, out_px=out_px, resampling=resampling)
+
+    def pixels(self, window: Window) -> NDArray[np.uint8]:
+        """Return (height, width, 3) RGB of a window, white where it reaches over the edges.
+
+        Raises
+        ------
+        SlideError
+            If the pixels cannot be decoded.
+        """
+        return self._padded(window.level, window.left, window.top, window.right, window.bottom)
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
         """Return the whole slide as RGB, its longer side `max_px` (or as large as it is)."""
