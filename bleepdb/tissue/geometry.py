@@ -10,7 +10,8 @@ from bleepdb.errors import InputError
 
 AREA: Final = "area"
 BILINEAR: Final = "bilinear"
-RESAMPLINGS: Final = (AREA, BILINEAR)
+SCALED: Final = "scaled"
+RESAMPLINGS: Final = (AREA, BILINEAR, SCALED)
 MPP_RANGE: Final = (0.05, 20.0)
 """Microns per pixel that a person can mean: from a 200x oil scan to a thumbnail."""
 
@@ -40,7 +41,10 @@ class TileGeometry:
         finer. ``"area"``: each pixel of the tile is the mean of the source pixels whose centres
         it covers (PIL's BOX filter, at the field's own place, which need not be whole pixels);
         a field that is enlarged is interpolated bilinearly. ``"bilinear"``: PIL's BILINEAR
-        filter, a triangle as wide as two pixels of the tile.
+        filter, a triangle as wide as two pixels of the tile. ``"scaled"``: as ``"area"``, but
+        where the slide lacks a level, it is made 2, 4 or 8 times smaller while it is decoded:
+        JPEG tiles by their decoder (low frequencies only, which is faster), all else as the mean
+        of the pixels. Values differ from ``"area"`` by a few grey levels.
 
     Raises
     ------
@@ -62,7 +66,8 @@ class TileGeometry:
             )
         if self.resampling not in RESAMPLINGS:
             raise InputError(
-                f"unknown resampling {self.resampling!r}", hint=f"use {' or '.join(RESAMPLINGS)}"
+                f"unknown resampling {self.resampling!r}",
+                hint=f"use {', '.join(RESAMPLINGS[:-1])} or {RESAMPLINGS[-1]}",
             )
 
     def to_json(self) -> dict[str, Any]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
 from bleepdb.errors import SlideError
 from bleepdb.files import file_digest
-from bleepdb.tissue.geometry import AREA, mpp_fault
+from bleepdb.tissue.geometry import AREA, SCALED, mpp_fault
+from bleepdb.tissue.planes import box_reduced, planes_of
 from bleepdb.tissue.windows import Window, resampled
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class Slide(ABC):
     """An image with levels, read by places in level-0 pixels.
 
     Subclasses give the pixels of whole-numbered regions of a level; which level to read, the
-    padding and the resampling are decided here, once for all formats.
+    padding and the resampling are decided here, once for all formats. Any number of threads may
+    read from one open slide at a time.
 
     Parameters
     ----------
@@ -58,6 +60,9 @@ class Slide(ABC):
         If `mpp` is not a positive number, or one that no image has.
     """
 
+    reader: str = "memory"
+    """Who reads the file, in words."""
+
     def __init__(
         self,
         path: Path,
@@ -76,12 +81,24 @@ class Slide(ABC):
         self.levels = levels
         self.level_sizes = level_sizes
         self.size_px = level_sizes[0]
+        self._planes = planes_of(levels, level_sizes)
         self.mpp = file_mpp if mpp is None else mpp
         self.mpp_source = None if self.mpp is None else "slide" if mpp is None else "given"
 
     @abstractmethod
-    def region(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+    def region(
+        self,
+        level: int,
+        x: int,
+        y: int,
+        width: int,
+        height: int,
+        *,
+        out: NDArray[np.uint8] | None = None,
+    ) -> NDArray[np.uint8]:
         """Return (height, width, 3) RGB of a region that lies wholly inside a level.
+
+        Safe to call from several threads at once.
 
         Parameters
         ----------
@@ -89,6 +106,9 @@ class Slide(ABC):
             Which level.
         x, y, width, height
             The region in pixels of that level.
+        out
+            (height, width, 3) uint8 that is filled and returned, if given; its rows need not lie
+            side by side. A buffer that is used again saves the time that fresh memory costs.
 
         Raises
         ------
@@ -96,9 +116,73 @@ class Slide(ABC):
             If the pixels cannot be decoded.
         """
 
+    def reduced(
+        self,
+        level: int,
+        by: int,
+        x: int,
+        y: int,
+        width: int,
+        height: int,
+        *,
+        out: NDArray[np.uint8] | None = None,
+    ) -> NDArray[np.uint8]:
+        """Return RGB of a region of a level that is made 2, 4 or 8 times smaller while it is read.
+
+        Readers of JPEG tiles decode them smaller; here the region is decoded and each pixel is the
+        mean of the `by` x `by` pixels that it covers (fewer at the right and lower edge).
+
+        Parameters
+        ----------
+        level
+            Which level.
+        by
+            2, 4 or 8.
+        x, y, width, height
+            The region in pixels of the reduced level, which has as many as cover the whole level.
+        out
+            As in `region`.
+
+        Raises
+        ------
+        SlideError
+            If the pixels cannot be decoded.
+        """
+        whole_w, whole_h = self.level_sizes[level]
+        out = np.empty((height, width, 3), dtype=np.uint8) if out is None else out
+        across = min(width * by, whole_w - x * by)
+        rows = max(1, BAND_PX // (by * by * width))
+        for top in range(0, height, rows):
+            count = min(rows, height - top)
+            y0 = (y + top) * by
+            pixels = self.region(level, x * by, y0, across, min(count * by, whole_h - y0))
+            out[top : top + count] = box_reduced(pixels, by)
+        return out
+
     @abstractmethod
     def close(self) -> None:
         """Let go of the file and of what is held in memory."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is known of the file, as JSON can hold it.
+
+        Returns
+        -------
+        dict
+            ``reader``; ``size_px`` [width, height]; ``levels``, a list of ``factor`` and
+            ``size_px``; ``mpp`` and ``mpp_source``, or None; and what else the reader knows:
+            ``vendor``, ``objective_power``, ``tile_px`` and ``compression`` of each level.
+        """
+        return {
+            "reader": self.reader,
+            "size_px": list(self.size_px),
+            "levels": [
+                {"factor": factor, "size_px": list(size)}
+                for factor, size in zip(self.levels, self.level_sizes, strict=True)
+            ],
+            "mpp": self.mpp,
+            "mpp_source": self.mpp_source,
+        }
 
     def __enter__(self) -> Self:
         return self
@@ -127,10 +211,16 @@ class Slide(ABC):
             )
         return self.mpp
 
-    def level_for(self, factor: float) -> int:
-        """Return the coarsest level that is as fine as `factor`, within 1%."""
+    def level_for(self, factor: float, resampling: str = AREA) -> int:
+        """Return the coarsest level that is as fine as `factor`, within 1%.
+
+        With ``"scaled"`` it may be one that the slide lacks, made by `reduced`; such levels are
+        numbered after those of the slide, and `pixels` reads them.
+        """
         allowed = factor * (1 + LEVEL_TOLERANCE)
-        return max((i for i, f in enumerate(self.levels) if f <= allowed), default=0)
+        known = self._planes if resampling == SCALED else self._planes[: len(self.levels)]
+        fine = (i for i, plane in enumerate(known) if plane.factor <= allowed)
+        return max(fine, key=lambda i: known[i].factor, default=0)
 
     def read(
         self,
@@ -193,22 +283,40 @@ class Slide(ABC):
         Such a box is made in bands. Parameters as in `read`.
         """
         out_w, out_h = out_px
-        level = self.level_for(min(w_px / out_w, h_px / out_h))
-        factor = self.levels[level]
+        level = self.level_for(min(w_px / out_w, h_px / out_h), resampling)
+        factor = self._planes[level].factor
         x, y, w, h = x_px / factor, y_px / factor, w_px / factor, h_px / factor
         if w * h > BAND_PX and out_h > 1:
             return None
         return Window.around(level, x, y, w, h, out_px=out_px, resampling=resampling)
 
-    def pixels(self, window: Window) -> NDArray[np.uint8]:
+    def pixels(self, window: Window, *, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Return (height, width, 3) RGB of a window, white where it reaches over the edges.
+
+        Parameters
+        ----------
+        window
+            From `window`, or a union of such.
+        out
+            (height, width, 3) uint8 that is filled and returned, if given.
 
         Raises
         ------
         SlideError
             If the pixels cannot be decoded.
         """
-        return self._padded(window.level, window.left, window.top, window.right, window.bottom)
+        across, down = self._planes[window.level].size
+        x0, y0 = max(window.left, 0), max(window.top, 0)
+        x1, y1 = min(window.right, across), min(window.bottom, down)
+        if (x0, y0, x1, y1) == (window.left, window.top, window.right, window.bottom):
+            return self._of_plane(window.level, x0, y0, x1 - x0, y1 - y0, out)
+        width, height = window.size
+        canvas = np.empty((height, width, 3), dtype=np.uint8) if out is None else out
+        canvas[...] = WHITE
+        if x1 > x0 and y1 > y0:
+            inside = canvas[y0 - window.top : y1 - window.top, x0 - window.left : x1 - window.left]
+            self._of_plane(window.level, x0, y0, x1 - x0, y1 - y0, inside)
+        return canvas
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
         """Return the whole slide as RGB, its longer side `max_px` (or as large as it is)."""
@@ -217,18 +325,11 @@ class Slide(ABC):
         out = max(1, round(width * factor)), max(1, round(height * factor))
         return self.read(0, 0, width, height, out_px=out)
 
-    def _padded(
-        self, level: int, left: int, top: int, right: int, bottom: int
+    def _of_plane(
+        self, index: int, x: int, y: int, width: int, height: int, out: NDArray[np.uint8] | None
     ) -> NDArray[np.uint8]:
-        """Region of a level, white where it reaches outside."""
-        width, height = self.level_sizes[level]
-        x0, y0 = max(left, 0), max(top, 0)
-        x1, y1 = min(right, width), min(bottom, height)
-        if (x0, y0, x1, y1) == (left, top, right, bottom):
-            return self.region(level, left, top, right - left, bottom - top)
-        canvas = np.full((bottom - top, right - left, 3), WHITE, dtype=np.uint8)
-        if x1 > x0 and y1 > y0:
-            canvas[y0 - top : y1 - top, x0 - left : x1 - left] = self.region(
-                level, x0, y0, x1 - x0, y1 - y0
-            )
-        return canvas
+        """Region of a level of the slide, or of one that it lacks."""
+        plane = self._planes[index]
+        if plane.by == 1:
+            return self.region(plane.level, x, y, width, height, out=out)
+        return self.reduced(plane.level, plane.by, x, y, width, height, out=out)

@@ -25,13 +25,17 @@ class Numbers(Slide):
         self.arrays = arrays
         self.largest = 0
 
-    def region(self, level, x, y, width, height):
+    def region(self, level, x, y, width, height, *, out=None):
         assert x >= 0
         assert y >= 0
         assert x + width <= self.level_sizes[level][0]
         assert y + height <= self.level_sizes[level][1]
         self.largest = max(self.largest, width * height)
-        return self.arrays[level][y : y + height, x : x + width]
+        pixels = self.arrays[level][y : y + height, x : x + width]
+        if out is None:
+            return pixels
+        out[...] = pixels
+        return out
 
     def close(self):
         pass

@@ -1,0 +1,151 @@
+"""Plain images: JPEG, PNG, TIFF in strips and the like, decoded once by PIL, in memory."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from PIL import Image
+
+from bleepdb.errors import InputError, SlideError
+from bleepdb.tissue.slide import Slide
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+MAX_IMAGE_PIXELS: Final = 2**30
+MAX_IMAGE_PIXELS_ENV: Final = "BLEEPDB_MAX_IMAGE_PIXELS"
+OPAQUE_MODES: Final = frozenset({"1", "L", "RGB", "CMYK", "YCbCr", "RGBX"})
+ALPHA_MODES: Final = frozenset({"LA", "RGBA", "P", "PA"})
+PLAIN_FORMATS: Final = ("JPEG", "PNG", "TIFF", "JPEG2000", "WEBP", "BMP")
+"""What PIL is asked to try: it has stubs that take other files (HDF5 among them) for images."""
+_PIL_LIMIT = threading.Lock()
+
+
+class PlainImage(Slide):
+    """An image without levels, held in memory once its first pixels are asked for.
+
+    Raises
+    ------
+    SlideError
+        If it has more than `max_pixels`, or a mode that is not 8 bits a channel.
+    OSError
+        If PIL does not know the file.
+    """
+
+    def __init__(self, path: Path, *, mpp: float | None = None, max_pixels: int) -> None:
+        with _opened(path) as image:
+            size, mode, kind = image.size, image.mode, image.format
+        if size[0] * size[1] > max_pixels:
+            raise SlideError(
+                f"{size[0]} x {size[1]} pixels are above the limit of {max_pixels:,}",
+                where=path,
+                hint=f"make it a tiled pyramid, or raise {MAX_IMAGE_PIXELS_ENV}",
+            )
+        if mode not in OPAQUE_MODES | ALPHA_MODES:
+            raise SlideError(
+                f"pixels of mode {mode} are not 8 bits a channel",
+                where=path,
+                hint="convert the image to 8-bit RGB",
+            )
+        super().__init__(path, levels=(1.0,), level_sizes=(size,), file_mpp=None, mpp=mpp)
+        self.reader = f"PIL {kind}"
+        self._decoding = threading.Lock()
+        self._decoded: NDArray[np.uint8] | None = None
+
+    def _pixels(self) -> NDArray[np.uint8]:
+        with self._decoding:
+            if self._decoded is None:
+                self._decoded = self._decode()
+            return self._decoded
+
+    def _decode(self) -> NDArray[np.uint8]:
+        try:
+            with _opened(self.path) as image:
+                if image.mode in OPAQUE_MODES:
+                    return np.asarray(image.convert("RGB"))
+                return on_white(image.convert("RGBA"))
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            raise undecodable(self.path, error) from error
+
+    def region(
+        self,
+        level: int,
+        x: int,
+        y: int,
+        width: int,
+        height: int,
+        *,
+        out: NDArray[np.uint8] | None = None,
+    ) -> NDArray[np.uint8]:
+        """Return RGB of a region."""
+        if level:
+            raise SlideError(f"a plain image has no level {level}", where=self.path)
+        pixels = self._pixels()[y : y + height, x : x + width]
+        if out is None:
+            return np.ascontiguousarray(pixels)
+        np.copyto(out, pixels)
+        return out
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is known of the file."""
+        return {**super().facts(), "vendor": None, "objective_power": None}
+
+    def close(self) -> None:
+        """Let go of the decoded pixels."""
+        self._decoded = None
+
+
+def on_white(rgba: Image.Image) -> NDArray[np.uint8]:
+    """Return (h, w, 3) uint8 of an RGBA image laid on white."""
+    if rgba.getchannel("A").getextrema() == (255, 255):
+        return np.asarray(rgba.convert("RGB"))
+    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+    return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
+
+
+def undecodable(path: Path, error: object) -> SlideError:
+    """Return the error of a file whose pixels cannot be had."""
+    return SlideError(
+        f"its pixels cannot be decoded, it may be damaged or incomplete ({error})",
+        where=path,
+        hint="fetch or export the image again",
+    )
+
+
+def pixel_limit() -> int:
+    """Return the largest plain image that is decoded, in pixels.
+
+    Raises
+    ------
+    InputError
+        If ``BLEEPDB_MAX_IMAGE_PIXELS`` is not a positive whole number.
+    """
+    text = os.environ.get(MAX_IMAGE_PIXELS_ENV, "")
+    if not text:
+        return MAX_IMAGE_PIXELS
+    if not text.isdecimal() or int(text) == 0:
+        raise InputError(
+            f"{MAX_IMAGE_PIXELS_ENV} is {text!r}, not a positive whole number",
+            hint="set it to a number of pixels, or unset it",
+        )
+    return int(text)
+
+
+def _opened(path: Path) -> Image.Image:
+    """Open an image with PIL's own limit lifted, which is below a common scan; ours is checked."""
+    with _PIL_LIMIT:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            with warnings.catch_warnings():
+                # PIL warns of tags that it passes over; whether the pixels decode is what counts.
+                warnings.simplefilter("ignore", UserWarning)
+                return Image.open(path, formats=PLAIN_FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
