@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bleepdb.tissue.slide import Slide
     from bleepdb.tissue.slides import open_slide
     from bleepdb.tissue.spots import Spots, read_spots
+    from bleepdb.tissue.stream import TileStream
     from bleepdb.tissue.tiles import edge_fraction, read_tiles
 
 _HOMES = {
@@ -33,6 +34,7 @@ _HOMES = {
     "SpotQC": "qc",
     "Spots": "spots",
     "TileGeometry": "geometry",
+    "TileStream": "stream",
     "TissueMask": "mask",
     "check_registration": "check",
     "edge_fraction": "tiles",
@@ -56,6 +58,7 @@ __all__ = [
     "SpotQC",
     "Spots",
     "TileGeometry",
+    "TileStream",
     "TissueMask",
     "check_registration",
     "edge_fraction",
