@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bleepdb.encoders.backbone import Backbone, load_backbone
-    from bleepdb.encoders.features import extract
+    from bleepdb.encoders.features import PendingFeatures, begin_features, extract
     from bleepdb.encoders.folder import load_model, model_from_blobs, model_to_blobs, save_model
     from bleepdb.encoders.model import Model
     from bleepdb.encoders.spec import FeatureSpec
@@ -23,7 +23,9 @@ _HOMES = {
     "Context": "towers",
     "FeatureSpec": "spec",
     "Model": "model",
+    "PendingFeatures": "features",
     "Projection": "towers",
+    "begin_features": "features",
     "extract": "features",
     "load_backbone": "backbone",
     "load_model": "folder",
@@ -37,7 +39,9 @@ __all__ = [
     "Context",
     "FeatureSpec",
     "Model",
+    "PendingFeatures",
     "Projection",
+    "begin_features",
     "extract",
     "load_backbone",
     "load_model",

@@ -25,13 +25,14 @@ from bleepdb.errors import ModelError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import nn
+    from torch import Tensor, nn
 
     from bleepdb.encoders.levels import Levels
 
 Precision = Literal["float32", "bfloat16"]
 RANDOM: Final = "random:"
 TILES_AT_ONCE: Final = 64
+TILES_AT_ONCE_GPU: Final = 256
 LEAST_TILE_PX: Final = 16  # networks halve a tile four or five times
 KINDS: Final = "timm:NAME, open_clip:NAME[/PRETRAINED] or hf-hub:ORG/NAME"
 
@@ -75,6 +76,19 @@ class Backbone:
     def weights_digest(self) -> str:
         """SHA-256 over the network's tensors, sorted by name; 64 hex digits."""
         return state_digest(self.network.state_dict())
+
+    @cached_property
+    def _centre(self) -> Tensor:
+        return torch.tensor(self.mean, device=self.device)[:, None, None]
+
+    @cached_property
+    def _spread(self) -> Tensor:
+        return torch.tensor(self.std, device=self.device)[:, None, None]
+
+    @property
+    def tiles_at_once(self) -> int:
+        """Tiles that go through the network together."""
+        return TILES_AT_ONCE if self.device == "cpu" else TILES_AT_ONCE_GPU
 
     def check_tiles(self, levels: str, tile_px: int) -> None:
         """Check that there are such levels and that tiles of this size can be taken.
@@ -122,26 +136,43 @@ class Backbone:
             raise ValueError(message)
         for edge in tiles.shape[1:3]:
             self.check_tiles(levels, edge)
-        read = penultimate if levels == "penultimate" else multilevel
-        parts = []
-        for start in range(0, len(tiles), TILES_AT_ONCE):
-            # torch wants memory that it may write to; only what is not so is copied.
-            block = np.require(tiles[start : start + TILES_AT_ONCE], requirements=["C", "W"])
-            # A permuted view of (n, h, w, 3) already lies in memory as channels_last wants it.
-            images = torch.from_numpy(block).permute(0, 3, 1, 2).to(self.device).float() / 255
-            centre = torch.tensor(self.mean, device=self.device)[:, None, None]
-            spread = torch.tensor(self.std, device=self.device)[:, None, None]
-            with (
-                torch.inference_mode(),
-                torch.autocast(
-                    self.device, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"
-                ),
-            ):
-                parts.append(read(self.network, (images - centre) / spread).cpu().numpy())
-        if not parts:
+        if not len(tiles):
             blank = np.zeros((1, *tiles.shape[1:]), np.uint8)
             return self.features(blank, levels)[:0]
-        return np.concatenate(parts)
+        # torch wants memory that it may write to; only what is not so is copied.
+        block = np.require(tiles, requirements=["C", "W"])
+        made: NDArray[np.float32] = self.features_of(torch.from_numpy(block), levels).cpu().numpy()
+        return made
+
+    def features_of(self, tiles: Tensor, levels: Levels) -> Tensor:
+        """Return the features of one tile or more as a tensor on the device, (n, D) float32.
+
+        On a GPU they are asked for, not waited for.
+
+        Parameters
+        ----------
+        tiles
+            (n, tile_px, tile_px, 3) uint8 RGB, of a size that `check_tiles` admits, anywhere.
+        levels
+            As in `features`.
+
+        Raises
+        ------
+        ModelError
+            If the network has no such levels.
+        """
+        read = penultimate if levels == "penultimate" else multilevel
+        parts = []
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"),
+        ):
+            for block in tiles.split(self.tiles_at_once):
+                # A permuted view of (n, h, w, 3) already lies in memory as channels_last wants it.
+                images = block.to(self.device).permute(0, 3, 1, 2).float()
+                images = images.div_(255).sub_(self._centre).div_(self._spread)
+                parts.append(read(self.network, images))
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def load_backbone(

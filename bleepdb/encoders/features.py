@@ -1,34 +1,32 @@
-"""Features of the places of a slide, kept on disk under all that they depend on."""
+"""Features of the places of a slide, computed while it is decoded and kept on disk."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from bleepdb.errors import ModelError
-from bleepdb.files import cache_dir, canonical_json, digest, whole_file
-from bleepdb.tissue import open_slide, read_tiles
+from bleepdb.encoders.feature_cache import cache_file, drop_features, read_features
+from bleepdb.encoders.forward import Feeder, allocator
+from bleepdb.encoders.part_file import PartFile
+from bleepdb.errors import BleepdbError, ModelError
+from bleepdb.tissue import open_slide
+from bleepdb.tissue.stream import TileStream
+from bleepdb.tissue.supertiles import plan_super_tiles
+from bleepdb.tissue.tiles import check_places
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+    from types import TracebackType
 
     from numpy.typing import NDArray
 
     from bleepdb.encoders.backbone import Backbone
     from bleepdb.encoders.spec import FeatureSpec
+    from bleepdb.tissue import Slide
 
-log = logging.getLogger(__name__)
-
-ROWS_AT_ONCE = 4096
-
-FOLDER = "features"
-SLIDE = "slide"  # in the metadata of a file: the digest of the slide that it is of
+__all__ = ["PendingFeatures", "begin_features", "drop_features", "extract"]
 
 
 def extract(
@@ -39,10 +37,11 @@ def extract(
     spec: FeatureSpec,
     backbone: Backbone,
     cache: bool = True,
-    batch: int = 32,
+    batch: int | None = None,
     max_upsampling: float = 1.1,
     progress: Callable[[int, int], None] | None = None,
     mapped: bool = False,
+    workers: int | None = None,
 ) -> NDArray[np.float32]:
     """Return the features around places of a slide.
 
@@ -61,9 +60,10 @@ def extract(
     cache
         Whether to keep the result in `bleepdb.files.cache_dir` and to take it from there. It is
         found again by the slide's digest, the places, the mpp, the tile geometry, the weights'
-        digest, the precision and the version of the features' definition.
+        digest, the precision and the version of the features' definition. A run that was killed
+        is continued where it stopped.
     batch
-        Places at a time.
+        Places that go through the network together; by default as many as suit the device.
     max_upsampling
         As in `bleepdb.tissue.read_tiles`.
     progress
@@ -71,6 +71,8 @@ def extract(
     mapped
         Whether what is kept is mapped from its file, read-only, instead of read: for slides whose
         features are large.
+    workers
+        Threads that decode; by default as many as there are cores, at most 16.
 
     Returns
     -------
@@ -84,167 +86,253 @@ def extract(
     ModelError
         If the backbone does not take these tiles or levels.
     """
-    places = np.ascontiguousarray(xy_px, dtype=np.float64).reshape(-1, 2)
-    with open_slide(slide_path, mpp=slide_mpp) as slide:
-        # The tiles are asked for first: a place outside or too coarse a slide is refused even
-        # where the cache could answer.
-        tiles = read_tiles(
-            slide,
-            places,
-            slide_mpp=slide_mpp,
-            geometry=spec.geometry,
-            batch=batch,
-            max_upsampling=max_upsampling,
-        )
-        kept = _cache_file(slide.digest, places, slide_mpp, spec, backbone) if cache else None
-        if kept is not None and (found := _read(kept, len(places), mapped)) is not None:
-            if progress is not None:
-                progress(len(places), len(places))
-            return found
-        blocks = _features(tiles, backbone, spec, len(places), progress)
-        if not len(places):
-            blank = np.zeros((1, spec.geometry.tile_px, spec.geometry.tile_px, 3), np.uint8)
-            width = backbone.features(blank, spec.levels).shape[1] * len(spec.geometry.scales_um)
-            return np.zeros((0, width), np.float32)
-        if kept is None:
-            return np.concatenate(list(blocks))
-        _write(kept, blocks, len(places), slide.digest)
-    found = _read(kept, len(places), mapped)
-    if found is None:
-        raise ModelError(
-            "the features just written cannot be read back",
-            where=kept,
-            hint="check the disk, or name another folder in BLEEPDB_CACHE",
-        )
-    return found
+    with begin_features(
+        slide_path,
+        xy_px,
+        slide_mpp=slide_mpp,
+        spec=spec,
+        backbone=backbone,
+        cache=cache,
+        batch=batch,
+        max_upsampling=max_upsampling,
+        mapped=mapped,
+        workers=workers,
+    ) as pending:
+        return pending.finish(progress)
 
 
-def _features(
-    tiles: Iterator[NDArray[np.uint8]],
-    backbone: Backbone,
-    spec: FeatureSpec,
-    n: int,
-    progress: Callable[[int, int], None] | None,
-) -> Iterator[NDArray[np.float32]]:
-    """Yield the features of each batch of places."""
-    done = 0
-    for block in tiles:
-        b, scales, height, width, channels = block.shape
-        flat = block.reshape(b * scales, height, width, channels)
-        yield backbone.features(flat, spec.levels).reshape(b, -1)
-        done += b
-        if progress is not None:
-            progress(done, n)
-
-
-def drop_features(slide_digests: Collection[str]) -> int:
-    """Remove the cached features of some slides; return how many files went.
-
-    A file that does not say of which slide it is, or cannot be read, goes as well: what is cached
-    can be computed again.
-    """
-    count = 0
-    for path in sorted((cache_dir() / FOLDER).glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="numpy") as file:
-                slide = (file.metadata() or {}).get(SLIDE)
-        except (SafetensorError, OSError):
-            slide = None
-        if slide is None or slide in slide_digests:
-            path.unlink(missing_ok=True)
-            count += 1
-    return count
-
-
-def _cache_file(
-    slide_digest: str,
-    places: NDArray[np.float64],
+def begin_features(
+    slide_path: Path,
+    xy_px: NDArray[np.float64],
+    *,
     slide_mpp: float,
     spec: FeatureSpec,
     backbone: Backbone,
-) -> Path:
-    """Path of the features of these places: its name is the digest of what they depend on."""
-    about = spec.to_json() | {
-        "backbone": backbone.spec,
-        "weights_digest": backbone.weights_digest,
-        "mean": list(backbone.mean),
-        "std": list(backbone.std),
-        "precision": backbone.precision,
-        "slide": slide_digest,
-        "slide_mpp": float(slide_mpp),
-    }
-    del about["weights"]  # where the weights came from does not change what they are
-    name = digest("features", canonical_json(about), places.astype("<f8").tobytes())
-    return cache_dir() / FOLDER / f"{name}.safetensors"
+    cache: bool = True,
+    batch: int | None = None,
+    max_upsampling: float = 1.1,
+    mapped: bool = False,
+    workers: int | None = None,
+    slide_digest: str | None = None,
+) -> PendingFeatures:
+    """Check, look into the cache, and begin to decode what is not there; nothing is encoded yet.
 
+    While one slide is encoded, the next can so be decoded; the tiles that wait take a bounded
+    part of memory. It may be called from another thread than the one that finishes.
 
-class _Checksum:
-    """The digest of features, (n, width), that are seen a block at a time."""
+    Parameters
+    ----------
+    slide_path, xy_px, slide_mpp, spec, backbone, cache, batch, max_upsampling, mapped, workers
+        As in `extract`.
+    slide_digest
+        The slide's digest where it is known already: it takes a pass over the file.
 
-    def __init__(self, n: int, width: int) -> None:
-        self._total = hashlib.sha256()
-        name, size = b"features", 4 * n * width
-        self._total.update(len(name).to_bytes(8, "little") + name + size.to_bytes(8, "little"))
+    Returns
+    -------
+    PendingFeatures
+        To be finished or closed.
 
-    def add(self, block: NDArray[np.float32]) -> None:
-        """See the next rows."""
-        self._total.update(np.ascontiguousarray(block, dtype="<f4").data)
-
-    def text(self) -> str:
-        """64 hex digits, as `bleepdb.files.digest` gives of the whole."""
-        return self._total.hexdigest()
-
-
-def _header(n: int, width: int, slide_digest: str, checksum: str) -> bytes:
-    """Return the header of a safetensors file that holds them."""
-    about = {
-        "__metadata__": {"digest": checksum, SLIDE: slide_digest},
-        "features": {"dtype": "F32", "shape": [n, width], "data_offsets": [0, 4 * n * width]},
-    }
-    text = json.dumps(about, separators=(",", ":")).encode()
-    text = text.ljust(-(-len(text) // 8) * 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-def _write(path: Path, blocks: Iterable[NDArray[np.float32]], n: int, slide_digest: str) -> None:
-    """Write features as they come, whole or not at all; the header is completed last."""
-    with whole_file(path) as part, part.open("wb") as file:
-        seen: _Checksum | None = None
-        width = 0
-        for block in blocks:
-            if seen is None:
-                width = block.shape[1]
-                seen = _Checksum(n, width)
-                file.write(_header(n, width, slide_digest, "0" * 64))
-            seen.add(block)
-            file.write(np.ascontiguousarray(block, dtype="<f4").data)
-        if seen is not None:
-            file.seek(0)
-            file.write(_header(n, width, slide_digest, seen.text()))
-
-
-def _read(path: Path, n: int, mapped: bool) -> NDArray[np.float32] | None:
-    """Read cached features; None where there are none, or they are not what was written."""
-    if not path.is_file():
-        return None
+    Raises
+    ------
+    SlideError
+        If the slide cannot be opened, a place is outside it or a scale does not suit it.
+    ModelError
+        If the backbone does not take these tiles or levels.
+    """
+    backbone.check_tiles(spec.levels, spec.geometry.tile_px)
+    places = np.ascontiguousarray(xy_px, dtype=np.float64).reshape(-1, 2)
+    slide = open_slide(slide_path, mpp=slide_mpp)
+    pending = PendingFeatures(
+        slide, spec, backbone, n=len(places), mapped=mapped, keeps=cache and len(places) > 0
+    )
     try:
-        with safe_open(path, framework="numpy") as file:
-            about = file.get_slice("features")
-            shape, kind = about.get_shape(), about.get_dtype()
-            written = (file.metadata() or {}).get("digest")
-    except (SafetensorError, OSError) as error:
-        log.warning("%s is damaged (%s): the features are computed again", path, error)
-        return None
-    whole = kind == "F32" and len(shape) == 2 and shape[0] == n and shape[1] > 0
-    if whole:
-        with path.open("rb") as raw:
-            begin = 8 + int.from_bytes(raw.read(8), "little")
-        values = np.memmap(path, "<f4", "r", offset=begin, shape=(n, shape[1]))
-        seen = _Checksum(n, shape[1])
-        for start in range(0, n, ROWS_AT_ONCE):
-            seen.add(values[start : start + ROWS_AT_ONCE])
-        whole = seen.text() == written
-    if not whole:
-        log.warning("%s is damaged: the features are computed again", path)
-        return None
-    return values if mapped else np.array(values, dtype=np.float32)
+        pending.start(
+            places,
+            slide_mpp=slide_mpp,
+            batch=batch or max(1, backbone.tiles_at_once // len(spec.geometry.scales_um)),
+            max_upsampling=max_upsampling,
+            workers=workers,
+            slide_digest=slide_digest,
+        )
+    except BaseException:
+        pending.close()
+        raise
+    return pending
+
+
+class PendingFeatures:
+    """Features that are being decoded for, or lie in the cache; from `begin_features`.
+
+    Attributes
+    ----------
+    n
+        Places.
+    cached
+        Whether all are there already, so that to finish costs no encoding.
+    resumed
+        Places whose features an earlier run left.
+    """
+
+    def __init__(
+        self,
+        slide: Slide,
+        spec: FeatureSpec,
+        backbone: Backbone,
+        *,
+        n: int,
+        mapped: bool,
+        keeps: bool,
+    ) -> None:
+        self.n = n
+        self.resumed = 0
+        self._slide = slide
+        self._spec = spec
+        self._backbone = backbone
+        self._mapped = mapped
+        self._keeps = keeps
+        self._kept: Path | None = None
+        self._found: NDArray[np.float32] | None = None
+        self._part: PartFile | None = None
+        self._stream: TileStream | None = None
+
+    @property
+    def cached(self) -> bool:
+        """Whether all features are there already."""
+        return self._found is not None
+
+    def start(
+        self,
+        places: NDArray[np.float64],
+        *,
+        slide_mpp: float,
+        batch: int,
+        max_upsampling: float,
+        workers: int | None,
+        slide_digest: str | None,
+    ) -> None:
+        """Check, look up, begin to decode; `begin_features` calls it."""
+        geometry = self._spec.geometry
+        check_places(self._slide, places, slide_mpp, geometry, max_upsampling)
+        about = slide_digest or self._slide.digest
+        if self._keeps:
+            self._kept = cache_file(about, places, slide_mpp, self._spec, self._backbone)
+            self._found = read_features(self._kept, self.n, mapped=self._mapped)
+            if self._found is not None:
+                return
+        plan = plan_super_tiles(self._slide, places, slide_mpp=slide_mpp, geometry=geometry)
+        if self._kept is not None:
+            self._part = PartFile(self._kept, slide_digest=about, order=plan.order, batch=batch)
+            self.resumed = sum(len(self._part.rows(number)) for number in self._part.done)
+        self._stream = TileStream(
+            self._slide,
+            places,
+            slide_mpp=slide_mpp,
+            geometry=geometry,
+            batch=batch,
+            workers=workers,
+            max_upsampling=max_upsampling,
+            plan=plan,
+            skip=() if self._part is None else self._part.done,
+            reuse=True,
+            allocate=allocator(self._backbone.device),
+        )
+
+    def finish(self, progress: Callable[[int, int], None] | None = None) -> NDArray[np.float32]:
+        """Encode what is not there yet, and return all features, (n, scales * D) float32.
+
+        Interrupted, it leaves what is done for the next run.
+
+        Parameters
+        ----------
+        progress
+            Called with (places done, places).
+
+        Raises
+        ------
+        SlideError
+            If pixels cannot be decoded.
+        ModelError
+            If the network does not offer these levels, or what was written cannot be read back.
+        """
+        try:
+            found = self._found if self._found is not None else self._finish(progress)
+            if self.cached and progress is not None:
+                progress(self.n, self.n)
+        except BleepdbError:
+            self._drop()
+            raise
+        finally:
+            self.close()
+        return found
+
+    def close(self) -> None:
+        """End the decoding and let go of the slide. A second time is fine."""
+        if self._stream is not None:
+            self._stream.close()
+        if self._part is not None:
+            self._part.close()
+        self._slide.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _drop(self) -> None:
+        """Remove what will not be continued: the same error would come again."""
+        if self._part is not None:
+            self._part.close(keep=False)
+
+    def _finish(self, progress: Callable[[int, int], None] | None) -> NDArray[np.float32]:
+        if self._stream is None:
+            message = "these features are closed"
+            raise ValueError(message)
+        held: NDArray[np.float32] | None = None
+        done = self.resumed
+        for number, rows, made in self._made(self._stream):
+            if self._part is not None:
+                self._part.write(number, made)
+            else:
+                held = np.empty((self.n, made.shape[1]), np.float32) if held is None else held
+                held[rows] = made
+            done += len(rows)
+            if progress is not None:
+                progress(done, self.n)
+        if self._part is None or self._kept is None:
+            return self._none() if held is None else held
+        self._part.complete()
+        found = read_features(self._kept, self.n, mapped=self._mapped, check=False)
+        if found is None:
+            raise ModelError(
+                "the features just written cannot be read back",
+                where=self._kept,
+                hint="check the disk, or name another folder in BLEEPDB_CACHE",
+            )
+        return found
+
+    def _made(
+        self, stream: TileStream
+    ) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.float32]]]:
+        """Yield number, rows and features of each batch; the next is fed before one is fetched."""
+        feeder = Feeder(self._backbone, self._spec.levels)
+        before = None
+        for number, (rows, tiles) in zip(stream.numbers, stream, strict=True):
+            wait = feeder.feed(tiles.reshape(-1, *tiles.shape[2:]))
+            if before is not None:
+                yield before[0], before[1], before[2]().reshape(len(before[1]), -1)
+            before = number, rows, wait
+        if before is not None:
+            yield before[0], before[1], before[2]().reshape(len(before[1]), -1)
+
+    def _none(self) -> NDArray[np.float32]:
+        """Return the features of no places, which have a width all the same."""
+        px = self._spec.geometry.tile_px
+        blank = np.zeros((1, px, px, 3), np.uint8)
+        width = self._backbone.features(blank, self._spec.levels).shape[1]
+        return np.zeros((0, width * len(self._spec.geometry.scales_um)), np.float32)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 
 from bleepdb.tissue.supertiles import plan_super_tiles
-from bleepdb.tissue.tiles import MAX_UPSAMPLING, refuse_outside, refuse_scales
+from bleepdb.tissue.tiles import MAX_UPSAMPLING, check_places
 from bleepdb.tissue.windows import resampled
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class TileStream:
         Batches that are decoded ahead, at most; fewer where memory is short.
     memory_bytes
         For tiles that wait and pieces that are being cut.
+    plan
+        From `plan_super_tiles` of the same places, where it is there already.
     skip
         Numbers of batches that are not wanted: others stay as they are.
     reuse
@@ -93,14 +95,15 @@ class TileStream:
         ahead: int = MOST_AHEAD,
         memory_bytes: int = MEMORY_BYTES,
         max_upsampling: float = MAX_UPSAMPLING,
+        plan: Plan | None = None,
         skip: Collection[int] = (),
         reuse: bool = False,
         allocate: Callable[[tuple[int, ...]], NDArray[np.uint8]] | None = None,
     ) -> None:
         places = np.ascontiguousarray(xy_px, dtype=np.float64).reshape(-1, 2)
-        refuse_outside(places, slide)
-        refuse_scales(slide, slide_mpp, geometry, max_upsampling)
-        plan = plan_super_tiles(slide, places, slide_mpp=slide_mpp, geometry=geometry)
+        check_places(slide, places, slide_mpp, geometry, max_upsampling)
+        if plan is None:
+            plan = plan_super_tiles(slide, places, slide_mpp=slide_mpp, geometry=geometry)
         shape = batch, len(geometry.scales_um), geometry.tile_px, geometry.tile_px, 3
         buffers = max(2, min(ahead, memory_bytes // 2 // int(np.prod(shape))))
         self.plan = plan

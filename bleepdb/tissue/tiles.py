@@ -60,8 +60,7 @@ def read_tiles(
         far more than the whole image, or (while reading) pixels cannot be decoded.
     """
     xy_px = np.asarray(xy_px, dtype=np.float64).reshape(-1, 2)
-    refuse_outside(xy_px, slide)
-    refuse_scales(slide, slide_mpp, geometry, max_upsampling)
+    check_places(slide, xy_px, slide_mpp, geometry, max_upsampling)
     return _batches(slide, xy_px, slide_mpp, geometry, batch)
 
 
@@ -94,6 +93,24 @@ def outside(xy_px: NDArray[np.float64], size_px: tuple[int, int]) -> NDArray[np.
     """(n,) bool: which places lie outside an image of this (width, height)."""
     inside = (xy_px >= 0).all(axis=1) & (xy_px < np.asarray(size_px)).all(axis=1)
     return np.asarray(~inside)
+
+
+def check_places(
+    slide: Slide,
+    xy_px: NDArray[np.float64],
+    slide_mpp: float,
+    geometry: TileGeometry,
+    max_upsampling: float = MAX_UPSAMPLING,
+) -> None:
+    """Check places and scales as `read_tiles` does, and read nothing.
+
+    Raises
+    ------
+    SlideError
+        If a place is outside the image, or a scale does not suit the slide.
+    """
+    refuse_outside(xy_px, slide)
+    refuse_scales(slide, slide_mpp, geometry, max_upsampling)
 
 
 def refuse_outside(xy_px: NDArray[np.float64], slide: Slide) -> None:

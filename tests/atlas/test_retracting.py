@@ -26,7 +26,7 @@ from bleepdb.atlas import (
 )
 from bleepdb.atlas.entries import Condemned, Staging, now
 from bleepdb.atlas.sweeping import swap
-from bleepdb.encoders import features
+from bleepdb.encoders.feature_cache import write_features
 from bleepdb.errors import AtlasError, EmptyAtlasError, InputError
 from bleepdb.files import digest
 from bleepdb.panel import Panel
@@ -226,7 +226,7 @@ def test_cached_features_of_its_slide_go(lab, cache):
     folder = cache / "features"
     folder.mkdir(parents=True)
     for name, slide in (("a", SLIDE), ("b", digest("another"))):
-        features._write(
+        write_features(
             folder / f"{name}.safetensors", iter([np.ones((2, 3), np.float32)]), 2, slide
         )
     done = retract(atlas, plan_retraction(atlas, section="S1"), actor="t")
