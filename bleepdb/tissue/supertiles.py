@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from bleepdb.tissue.planes import planes_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -148,21 +150,16 @@ def _scale(slide: Slide, edge_px: float, geometry: TileGeometry) -> _Scale | Non
     if window is None:
         return None
     span = window.box[2] - window.box[0]
-    factor = edge_px / span
+    plane = planes_of(slide.levels, slide.level_sizes)[window.level]
+    across, down = slide.facts()["levels"][plane.level].get("tile_px") or (1, 1)
     return _Scale(
-        factor=factor,
+        factor=plane.factor,
         half=edge_px / 2,
         span=span,
         margin=-window.left,
-        size=(round(slide.size_px[0] / factor), round(slide.size_px[1] / factor)),
-        block=_block(slide, window.level),
+        size=plane.size,
+        block=(max(1, across // plane.by), max(1, down // plane.by)),
     )
-
-
-def _block(slide: Slide, level: int) -> tuple[int, int]:
-    """Return (width, height) of the pieces in which a level is decoded."""
-    blocks = getattr(slide, "tile_sizes", None)
-    return (1, 1) if blocks is None or blocks[level] is None else blocks[level]
 
 
 def _edges(scale: _Scale) -> list[int]:
