@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 from bleepdb import names
 from bleepdb.errors import InputError, SectionError, SheetError
+from bleepdb.tissue.binning import LARGEST_UM
 from bleepdb.tissue.geometry import mpp_fault
-from bleepdb.tissue.readers.layout import HIRES, HIRES_IMAGE, outs_folder
+from bleepdb.tissue.readers.layout import HIRES
+from bleepdb.tissue.readers.outs import hires_picture
 from bleepdb.tissue.readers.tables import read_rows
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 EXPRESSION: Final = "expression"
 IMAGE: Final = "image"
 MPP: Final = "mpp"
+BIN_UM: Final = "bin_um"
 REQUIRED: Final = (names.SECTION, names.DONOR, names.TISSUE, EXPRESSION)
 ALIASES: Final = {
     "sample": names.SECTION,
@@ -27,7 +30,7 @@ ALIASES: Final = {
     names.LIBRARY_ID: names.SECTION,
     "patient": names.DONOR,
 }
-KNOWN: Final = (*REQUIRED, names.SPECIES, names.ASSAY, IMAGE, MPP)
+KNOWN: Final = (*REQUIRED, names.SPECIES, names.ASSAY, IMAGE, MPP, BIN_UM)
 LONGEST_SHOWN: Final = 40
 FIELD_NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
 SPECIES_DEFAULT: Final = "human"
@@ -53,6 +56,8 @@ class SheetRow:
         Space Ranger's ``tissue_hires_image.png``.
     mpp
         Micrometres per pixel of `image`, or None.
+    bin_um
+        Edge in micrometres of the squares that bins of Visium HD are pooled to, or None.
     fields
         Further columns that are not empty.
     line
@@ -67,6 +72,7 @@ class SheetRow:
     expression: Path
     image: Path | None = None
     mpp: float | None = None
+    bin_um: float | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
     line: int = 0
 
@@ -76,8 +82,8 @@ def read_sheet(path: Path) -> list[SheetRow]:
 
     Columns: ``section`` (or ``sample``, ``sample_id``, ``library_id``), ``donor`` (or
     ``patient``), ``tissue`` and ``expression`` are required; ``species`` (default human),
-    ``assay``, ``image`` and ``mpp`` are optional; any further column is a field of the section.
-    Relative paths start at the sheet's folder.
+    ``assay``, ``image``, ``mpp`` and ``bin_um`` are optional; any further column is a field of
+    the section. Relative paths start at the sheet's folder.
 
     Raises
     ------
@@ -216,6 +222,7 @@ def _row(cells: Mapping[str, str], base: Path, line: int) -> tuple[SheetRow | No
     expression = _path(cells, EXPRESSION, base, faults)
     image = _image(cells, base, expression, faults)
     mpp = _mpp(cells, faults)
+    bin_um = _bin_um(cells, faults)
     if faults or expression is None or not set(REQUIRED) <= set(cells):
         return None, faults
     return SheetRow(
@@ -227,6 +234,7 @@ def _row(cells: Mapping[str, str], base: Path, line: int) -> tuple[SheetRow | No
         expression=expression,
         image=image,
         mpp=mpp,
+        bin_um=bin_um,
         fields={c: v for c, v in cells.items() if c not in KNOWN},
         line=line,
     ), []
@@ -256,11 +264,10 @@ def _image(
         return image
     if expression is None:
         return None
-    outs = outs_folder(expression)
-    if outs is None:
+    image = hires_picture(expression)
+    if image is None:
         faults.append((IMAGE, f"{HIRES} needs a Space Ranger folder in column {EXPRESSION}"))
         return None
-    image = outs / "spatial" / HIRES_IMAGE
     if not image.is_file():
         faults.append((IMAGE, f"{image} does not exist"))
     return image
@@ -278,6 +285,19 @@ def _mpp(cells: Mapping[str, str], faults: list[Fault]) -> float | None:
     if fault is not None:
         faults.append((MPP, fault))
     return mpp
+
+
+def _bin_um(cells: Mapping[str, str], faults: list[Fault]) -> float | None:
+    if BIN_UM not in cells:
+        return None
+    try:
+        bin_um = float(cells[BIN_UM])
+    except ValueError:
+        faults.append((BIN_UM, f"{cells[BIN_UM]!r} is not a number"))
+        return None
+    if not 0 < bin_um <= LARGEST_UM:
+        faults.append((BIN_UM, f"{bin_um:g} is not an edge from above 0 to {LARGEST_UM:g} µm"))
+    return bin_um
 
 
 def _repeats(

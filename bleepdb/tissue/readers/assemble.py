@@ -14,7 +14,7 @@ from bleepdb.tissue.readers.tables import refuse_duplicates
 from bleepdb.tissue.section import Section
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -122,9 +122,25 @@ def mostly_ensembl(names: Sequence[str]) -> bool:
 
 
 def join_barcodes(
-    counted: Sequence[str], placed: Sequence[str], where: Path
+    counted: Sequence[str],
+    placed: Sequence[str],
+    where: Path,
+    *,
+    off_tissue: Collection[str] = (),
+    allow_loss: bool = False,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]:
     """Join the barcodes of the counts with those that have a place, in the order of the counts.
+
+    Parameters
+    ----------
+    counted
+        Barcodes of the counts.
+    placed
+        Barcodes with a place under tissue.
+    off_tissue
+        Counted barcodes that are no loss, since their place is known to be beside the tissue.
+    allow_loss
+        Go on where less than half of the counted ones have a place.
 
     Returns
     -------
@@ -135,25 +151,62 @@ def join_barcodes(
     Raises
     ------
     SectionError
-        If barcodes stand twice on a side, or less than half of the counted ones have a place.
+        If barcodes stand twice on a side, none has a place, or less than half of the counted ones
+        have and `allow_loss` is not set.
     """
     refuse_duplicates(counted, "barcodes of the counts", where)
     refuse_duplicates(placed, "barcodes of the positions", where)
     table = {barcode: i for i, barcode in enumerate(placed)}
     pairs = [(i, table[b]) for i, b in enumerate(counted) if b in table]
     found = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-    without_place, without_counts = len(counted) - len(found), len(placed) - len(found)
-    told = (
-        f"{len(found)} of {len(counted)} spots with counts have a place under tissue; "
-        f"{without_counts} of {len(placed)} places under tissue have no counts"
+    beside = set(counted) & set(off_tissue)
+    notes = judge_join(
+        joined=len(found),
+        counted=len(counted) - len(beside),
+        placed=len(placed),
+        where=where,
+        allow_loss=allow_loss,
     )
-    if not len(found) or len(found) < MATCHED_AT_LEAST * len(counted):
+    return found[:, 0], found[:, 1], notes
+
+
+def judge_join(
+    *, joined: int, counted: int, placed: int, where: Path, what: str = "spots", allow_loss: bool
+) -> tuple[str, ...]:
+    """Tell the losses of a join of counts and places, or refuse it.
+
+    Parameters
+    ----------
+    joined, counted, placed
+        How many are in both, have counts, have a place under tissue.
+    where
+        The section, for messages.
+    what
+        What was measured: spots, bins.
+    allow_loss
+        Go on where less than half of the counted ones have a place.
+
+    Raises
+    ------
+    SectionError
+        If none is in both, or less than half of the counted ones have a place and `allow_loss`
+        is not set.
+    """
+    told = (
+        f"{joined} of {counted} {what} with counts have a place under tissue; "
+        f"{placed - joined} of {placed} places under tissue have no counts"
+    )
+    few = joined < MATCHED_AT_LEAST * counted
+    if not joined or (few and not allow_loss):
+        hint = "give the counts and the positions of the same run"
         raise SectionError(
             f"counts and positions do not belong together: {told}",
             where=where,
-            hint="give the counts and the positions of the same run",
+            hint=f"{hint}, or pass --allow-loss to go on with what matches" if joined else hint,
         )
-    return found[:, 0], found[:, 1], ((told,) if without_place or without_counts else ())
+    if few:
+        log.warning("%s: %s", where, told)
+    return (told,) if joined < max(counted, placed) else ()
 
 
 def assemble(

@@ -28,8 +28,10 @@ SELECTED: Final = "selected"
 IMAGE_ENDINGS: Final = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 
 
-def read_legacy_st(row: SheetRow, *, slide_mpp: float | None = None) -> Section:
-    """Read ``{stem}.tsv[.gz]`` (rows are spots ``{x}x{y}``, columns genes) and its spot table.
+def read_legacy_st(
+    row: SheetRow, *, slide_mpp: float | None = None, allow_loss: bool = False
+) -> Section:
+    """Read ``{stem}.tsv`` (rows are spots ``{x}x{y}``, columns genes) and its spot table.
 
     The spot table is ``{stem}_selection.tsv`` beside it; the image, where the row names none,
     ``{stem}.jpg`` (``.png``, ``.tif``).
@@ -50,7 +52,7 @@ def read_legacy_st(row: SheetRow, *, slide_mpp: float | None = None) -> Section:
     stem = path.name.removesuffix(".gz").removesuffix(".tsv").removesuffix("_stdata")
     barcodes, genes, values = _counts(path)
     spots = read_selection(_selection(path.parent, stem))
-    counted, placed, notes = join_barcodes(barcodes, spots.names, path)
+    counted, placed, notes = join_barcodes(barcodes, spots.names, path, allow_loss=allow_loss)
     pitch_mpp = scales.mpp_of_array(
         scales.ST_PITCH_UM * spots.array_xy, spots.xy_px, scales.ST_PITCH_UM
     )

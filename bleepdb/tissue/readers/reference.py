@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -13,7 +12,7 @@ from bleepdb.errors import SectionError
 from bleepdb.tissue.section import ReferenceImage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -25,15 +24,14 @@ AGAIN: Final = "fetch the folder again as Space Ranger wrote it"
 
 
 def reference_among(
-    pictures: Sequence[tuple[Path, float]],
+    pictures: Sequence[tuple[str, float, Callable[[], NDArray[np.uint8]]]],
 ) -> tuple[ReferenceImage | None, tuple[str, ...]]:
     """Take the first of several pictures that shows something.
 
     Parameters
     ----------
     pictures
-        (file, its pixels per level-0 pixel), the best first; files that are missing are passed
-        over.
+        (where it is, its pixels per level-0 pixel, what reads it), the best first.
 
     Returns
     -------
@@ -43,15 +41,13 @@ def reference_among(
     """
     notes: list[str] = []
     blank: ReferenceImage | None = None
-    for path, scale in pictures:
-        if not path.is_file():
-            continue
+    for where, scale, load in pictures:
         try:
-            pixels = read_picture(path)
+            pixels = load()
         except SectionError as error:
-            notes.append(f"{path.name} is left out: {error.what}")
+            notes.append(f"{where} is left out: {error.what}")
             continue
-        found = ReferenceImage(str(path), scale, partial(read_picture, path))
+        found = ReferenceImage(where, scale, load)
         if pixels.min() < pixels.max():
             return found, tuple(notes)
         blank = blank or found
@@ -87,7 +83,7 @@ def picture_of(pixels: Any) -> NDArray[np.uint8] | None:  # noqa: ANN401 - whate
 
     Numbers from 0 to 1 count as shares of full brightness, as scanpy stores them.
     """
-    values = np.asarray(pixels)
+    values: NDArray[Any] = np.asarray(pixels)
     if values.ndim == 2:
         values = np.repeat(values[:, :, None], 3, axis=2)
     if values.ndim != 3 or values.shape[2] not in (3, 4) or not values.size:
@@ -99,5 +95,6 @@ def picture_of(pixels: Any) -> NDArray[np.uint8] | None:  # noqa: ANN401 - whate
         values = values * 255 if values.max() <= 1 else values
         return np.rint(values).astype(np.uint8)
     if values.dtype == np.uint8:
-        return np.ascontiguousarray(values)
+        made: NDArray[np.uint8] = np.array(values, dtype=np.uint8)
+        return made
     return None

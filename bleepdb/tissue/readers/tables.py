@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHOWN = 5
+MOST_BYTES = 2**30
+"""A table of text that unpacks to more than this is refused: those of a section are a hundred
+times smaller."""
 CORRECT = "correct the table and run again"
 
 
@@ -37,10 +42,9 @@ def read_rows(path: Path) -> list[tuple[int, list[str]]]:
     SectionError
         If the file is missing, is not UTF-8 text, or is not a table.
     """
-    opened = gzip.open if path.name.lower().endswith(".gz") else open
     rows: list[tuple[int, list[str]]] = []
     try:
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as handle:
+        with io.StringIO(unpacked(path).decode("utf-8-sig"), newline="") as handle:
             first = handle.readline()
             handle.seek(0)
             reader = csv.reader(handle, delimiter=_delimiter(path, first), strict=True)
@@ -50,15 +54,49 @@ def read_rows(path: Path) -> list[tuple[int, list[str]]]:
                 if any(stripped):
                     rows.append((line, stripped))
                 line = reader.line_num + 1
-    except FileNotFoundError:
-        raise SectionError("no such file", where=path, hint="check the path") from None
     except UnicodeDecodeError as error:
         raise SectionError("not UTF-8 text", where=path, hint="save it as UTF-8") from error
-    except (OSError, EOFError, csv.Error) as error:
+    except csv.Error as error:
         raise SectionError(
             f"not a readable table ({error})", where=path, hint="save it again as CSV or TSV"
         ) from error
     return rows
+
+
+def unpacked(path: Path, *, first: int | None = None) -> bytes:
+    """Return the bytes of a file, unpacked where its name ends in ``.gz``, within a limit.
+
+    Parameters
+    ----------
+    first
+        Return no more than this many bytes.
+
+    Raises
+    ------
+    SectionError
+        If the file is missing, damaged, or unpacks to more than 1 GiB.
+    """
+    packed = path.name.lower().endswith(".gz")
+    try:
+        with gzip.open(path, "rb") if packed else path.open("rb") as handle:
+            if first is not None:
+                return handle.read(first)
+            data = handle.read(MOST_BYTES + 1)
+    except FileNotFoundError:
+        raise SectionError("no such file", where=path, hint="check the path") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise SectionError(
+            f"cannot be read, it may be damaged or incomplete ({error})",
+            where=path,
+            hint="fetch the file again",
+        ) from error
+    if len(data) > MOST_BYTES:
+        raise SectionError(
+            f"{'unpacks to' if packed else 'has'} more than 1 GiB: not a table of one section",
+            where=path,
+            hint="fetch or write the file again",
+        )
+    return data
 
 
 def _delimiter(path: Path, first: str) -> str:
