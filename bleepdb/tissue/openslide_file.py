@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,14 +12,15 @@ from bleepdb.errors import SlideError
 from bleepdb.files import digest, file_digest
 from bleepdb.tissue.plain_image import on_white, undecodable
 from bleepdb.tissue.slide import Slide
+from bleepdb.tissue.stated_mpp import FROM_HEADER, FROM_TAGS, square_mpp, tags_mpp
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-ANISOTROPY: Final = 0.05
-"""Pixels whose sides differ by more than this share are refused: tiles are square in µm."""
+GENERIC: Final = "generic-tiff"
+"""OpenSlide's name of a tiled TIFF of no known scanner."""
 
 
 class OpenSlideFile(Slide):
@@ -49,16 +49,25 @@ class OpenSlideFile(Slide):
                 level_sizes=tuple(self._slide.level_dimensions),
                 file_mpp=self._stated_mpp(path),
                 mpp=mpp,
+                mpp_from=FROM_TAGS if self.vendor == GENERIC else FROM_HEADER,
             )
         except SlideError:
             self._slide.close()
             raise
 
     def _stated_mpp(self, path: Path) -> float | None:
+        said = self._slide.properties
+        if self.vendor == GENERIC:
+            # OpenSlide takes the tags as they are, and the inch not at all.
+            return tags_mpp(
+                said.get("tiff.ResolutionUnit", ""),
+                float(said.get("tiff.XResolution", 0)),
+                float(said.get("tiff.YResolution", 0)),
+            )
         keys = (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
-        if not all(k in self._slide.properties for k in keys):
+        if not all(k in said for k in keys):
             return None
-        across, down = (float(self._slide.properties[k]) for k in keys)
+        across, down = (float(said[k]) for k in keys)
         return square_mpp(across, down, path)
 
     @cached_property
@@ -109,22 +118,3 @@ class OpenSlideFile(Slide):
     def close(self) -> None:
         """Close the file."""
         self._slide.close()
-
-
-def square_mpp(across: float, down: float, path: Path) -> float | None:
-    """Return the side of a pixel from its stated width and height in µm; None where they say none.
-
-    Raises
-    ------
-    SlideError
-        If the pixels are far from square.
-    """
-    if not (math.isfinite(across) and math.isfinite(down) and across > 0 and down > 0):
-        return None
-    if abs(across / down - 1) > ANISOTROPY:
-        raise SlideError(
-            f"pixels of {across:g} by {down:g} µm are not square",
-            where=path,
-            hint="resample the slide to square pixels",
-        )
-    return math.sqrt(across * down)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from bleepdb.errors import InputError, SlideError
 from bleepdb.tissue.slide import Slide
+from bleepdb.tissue.stated_mpp import FROM_HEADER
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_IMAGE_PIXELS: Final = 2**30
+SMALL_IMAGE_PIXELS: Final = 2**26
+MAX_PIXELS_PER_BYTE: Final = 100
 MAX_IMAGE_PIXELS_ENV: Final = "BLEEPDB_MAX_IMAGE_PIXELS"
 OPAQUE_MODES: Final = frozenset({"1", "L", "RGB", "CMYK", "YCbCr", "RGBX"})
 ALPHA_MODES: Final = frozenset({"LA", "RGBA", "P", "PA"})
@@ -30,20 +33,46 @@ _PIL_LIMIT = threading.Lock()
 class PlainImage(Slide):
     """An image without levels, held in memory once its first pixels are asked for.
 
+    What JPEG and PNG say of their resolution is what a screen or a camera was told, and is not
+    taken for microns.
+
+    Parameters
+    ----------
+    path
+        The file.
+    mpp, file_mpp, mpp_from
+        As in `Slide`.
+    max_pixels
+        The largest image that is decoded; by default ``BLEEPDB_MAX_IMAGE_PIXELS``. Where neither
+        is given, 2^30 pixels, and 100 pixels a byte of the file where there are more than 2^26:
+        no scan is packed so tightly, a decompression bomb is.
+
     Raises
     ------
     SlideError
-        If it has more than `max_pixels`, or a mode that is not 8 bits a channel.
+        If it is too large, or has a mode that is not 8 bits a channel.
     OSError
         If PIL does not know the file.
     """
 
-    def __init__(self, path: Path, *, mpp: float | None = None, max_pixels: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        mpp: float | None = None,
+        max_pixels: int | None = None,
+        file_mpp: float | None = None,
+        mpp_from: str = FROM_HEADER,
+    ) -> None:
         with _opened(path) as image:
             size, mode, kind = image.size, image.mode, image.format
-        if size[0] * size[1] > max_pixels:
+        file_bytes = path.stat().st_size
+        limit = pixel_limit(file_bytes) if max_pixels is None else max_pixels
+        if size[0] * size[1] > limit:
+            tight = max_pixels is None and limit < pixel_limit(MAX_IMAGE_PIXELS)
+            why = f" for a file of {file_bytes:,} bytes" if tight else ""
             raise SlideError(
-                f"{size[0]} x {size[1]} pixels are above the limit of {max_pixels:,}",
+                f"{size[0]} x {size[1]} pixels are above the limit of {limit:,}{why}",
                 where=path,
                 hint=f"make it a tiled pyramid, or raise {MAX_IMAGE_PIXELS_ENV}",
             )
@@ -53,7 +82,9 @@ class PlainImage(Slide):
                 where=path,
                 hint="convert the image to 8-bit RGB",
             )
-        super().__init__(path, levels=(1.0,), level_sizes=(size,), file_mpp=None, mpp=mpp)
+        super().__init__(
+            path, levels=(1.0,), level_sizes=(size,), file_mpp=file_mpp, mpp=mpp, mpp_from=mpp_from
+        )
         self.reader = f"PIL {kind}"
         self._decoding = threading.Lock()
         self._decoded: NDArray[np.uint8] | None = None
@@ -118,8 +149,8 @@ def undecodable(path: Path, error: object) -> SlideError:
     )
 
 
-def pixel_limit() -> int:
-    """Return the largest plain image that is decoded, in pixels.
+def pixel_limit(file_bytes: int) -> int:
+    """Return the largest plain image that is decoded from a file of this size, in pixels.
 
     Raises
     ------
@@ -128,7 +159,7 @@ def pixel_limit() -> int:
     """
     text = os.environ.get(MAX_IMAGE_PIXELS_ENV, "")
     if not text:
-        return MAX_IMAGE_PIXELS
+        return min(MAX_IMAGE_PIXELS, max(SMALL_IMAGE_PIXELS, MAX_PIXELS_PER_BYTE * file_bytes))
     if not text.isdecimal() or int(text) == 0:
         raise InputError(
             f"{MAX_IMAGE_PIXELS_ENV} is {text!r}, not a positive whole number",

@@ -13,6 +13,7 @@ from bleepdb.errors import SlideError
 from bleepdb.files import file_digest
 from bleepdb.tissue.geometry import AREA, SCALED, mpp_fault
 from bleepdb.tissue.planes import box_reduced, planes_of
+from bleepdb.tissue.stated_mpp import FROM_HEADER
 from bleepdb.tissue.windows import Window, resampled
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class Slide(ABC):
         Microns per level-0 pixel that the file states, or None.
     mpp
         What the user states instead.
+    mpp_from
+        Where `file_mpp` stands in the file.
 
     Raises
     ------
@@ -71,6 +74,7 @@ class Slide(ABC):
         level_sizes: tuple[tuple[int, int], ...],
         file_mpp: float | None,
         mpp: float | None,
+        mpp_from: str = FROM_HEADER,
     ) -> None:
         fault = None if mpp is None else mpp_fault(mpp)
         if fault is not None:
@@ -82,6 +86,8 @@ class Slide(ABC):
         self.level_sizes = level_sizes
         self.size_px = level_sizes[0]
         self._planes = planes_of(levels, level_sizes)
+        self.file_mpp = file_mpp
+        self.mpp_from = None if file_mpp is None else mpp_from
         self.mpp = file_mpp if mpp is None else mpp
         self.mpp_source = None if self.mpp is None else "slide" if mpp is None else "given"
 
@@ -170,8 +176,9 @@ class Slide(ABC):
         -------
         dict
             ``reader``; ``size_px`` [width, height]; ``levels``, a list of ``factor`` and
-            ``size_px``; ``mpp`` and ``mpp_source``, or None; and what else the reader knows:
-            ``vendor``, ``objective_power``, ``tile_px`` and ``compression`` of each level.
+            ``size_px``; ``mpp`` and ``mpp_source``, or None; ``mpp_from``, where in the file it
+            stands; and what else the reader knows: ``vendor``, ``objective_power``, and of each
+            level ``tile_px`` and ``compression``.
         """
         return {
             "reader": self.reader,
@@ -182,6 +189,7 @@ class Slide(ABC):
             ],
             "mpp": self.mpp,
             "mpp_source": self.mpp_source,
+            "mpp_from": self.mpp_from,
         }
 
     def __enter__(self) -> Self:

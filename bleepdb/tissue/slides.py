@@ -1,24 +1,43 @@
-"""Slide files: OpenSlide where it knows the format, else PIL; and what both say if neither does."""
+"""Slide files: which reader takes one, and what each said where none does.
+
+The content decides, never the name: a PNG that is called ``.svs`` is read as a PNG.
+
+====================  ====================================  ==================================
+format                reader                                microns a pixel
+====================  ====================================  ==================================
+SVS, tiled TIFF       tile by tile where that is equal to   OpenSlide's; of a generic TIFF the
+                      OpenSlide in every level, else        resolution tags, where a microscope
+                      OpenSlide                             can have meant them
+OME-TIFF              tile by tile, sub-IFDs as levels      OME-XML, PhysicalSizeX and Y
+NDPI, MRXS, DICOM,    OpenSlide                             OpenSlide's
+Philips and others
+JPEG, PNG, TIFF in    PIL, whole, in memory                 none, but for an OME-TIFF's OME-XML
+strips, WebP, BMP
+====================  ====================================  ==================================
+"""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import openslide
 
 from bleepdb.errors import SlideError
 from bleepdb.tissue.openslide_file import OpenSlideFile
-from bleepdb.tissue.plain_image import PlainImage, pixel_limit
+from bleepdb.tissue.plain_image import PlainImage
 from bleepdb.tissue.slide import Slide
+from bleepdb.tissue.tiff_index import TiffError, looks_like_tiff, one_line
+from bleepdb.tissue.tiff_slides import open_tiff
+from bleepdb.tissue.tiled_tiff import TiledTiff
 
-__all__ = ["OpenSlideFile", "PlainImage", "Slide", "open_slide"]
+log = logging.getLogger(__name__)
+
+__all__ = ["OpenSlideFile", "PlainImage", "Slide", "TiledTiff", "open_slide"]
 
 
 def open_slide(path: Path, *, mpp: float | None = None, max_pixels: int | None = None) -> Slide:
     """Open a slide or a plain image.
-
-    OpenSlide takes what it knows (SVS, NDPI, MRXS, DICOM, tiled TIFF, ...); JPEG, PNG and other
-    TIFF are decoded by PIL, once, in memory, when their first pixels are asked for.
 
     Parameters
     ----------
@@ -27,29 +46,50 @@ def open_slide(path: Path, *, mpp: float | None = None, max_pixels: int | None =
     mpp
         Microns per level-0 pixel, where the user states it; goes before what the file says.
     max_pixels
-        Largest plain image that is decoded; by default ``BLEEPDB_MAX_IMAGE_PIXELS``, else 2^30.
+        Largest plain image that is decoded; by default ``BLEEPDB_MAX_IMAGE_PIXELS``, else as
+        `PlainImage` says.
 
     Raises
     ------
     SlideError
-        If the file is missing, or no reader opens it: it says what each reader said.
+        If the file is missing, empty, no 8-bit image, or no reader opens it: it says what each
+        reader said.
     """
     path = Path(path)
     if not path.is_file():
         raise SlideError("no such image", where=path, hint="check the path")
+    if path.stat().st_size == 0:
+        raise SlideError("the file is empty", where=path, hint="fetch or export the image again")
+    said: dict[str, str] = {}
+    vendor = _vendor(path, said)
+    if looks_like_tiff(path) and vendor != "hamamatsu":
+        try:
+            return open_tiff(path, vendor=vendor, mpp=mpp, max_pixels=max_pixels)
+        except TiffError as fault:
+            said["tifffile"] = one_line(fault)
+            log.info("%s: not read tile by tile: %s", path, fault)
     try:
-        vendor = openslide.OpenSlide.detect_format(path)
         if vendor is not None:
             return OpenSlideFile(path, mpp=mpp)
-        openslide_said = "not a format of its own"
+        return PlainImage(path, mpp=mpp, max_pixels=max_pixels)
     except openslide.OpenSlideError as error:
-        openslide_said = str(error)
-    limit = pixel_limit() if max_pixels is None else max_pixels
-    try:
-        return PlainImage(path, mpp=mpp, max_pixels=limit)
+        said["OpenSlide"] = one_line(error)
     except (OSError, SyntaxError, ValueError) as error:
-        raise SlideError(
-            f"no reader opens it (OpenSlide: {openslide_said}; PIL: {error})",
-            where=path,
-            hint="give a slide that OpenSlide reads, a JPEG, a PNG or a TIFF",
-        ) from error
+        said["PIL"] = one_line(error)
+    raise SlideError(
+        f"no reader opens it ({'; '.join(f'{who}: {what}' for who, what in said.items())})",
+        where=path,
+        hint="give a slide that OpenSlide reads, a JPEG, a PNG or a TIFF",
+    )
+
+
+def _vendor(path: Path, said: dict[str, str]) -> str | None:
+    """OpenSlide's name of the format, or None and what it said."""
+    try:
+        vendor = openslide.OpenSlide.detect_format(path)
+    except openslide.OpenSlideError as error:
+        said["OpenSlide"] = one_line(error)
+        return None
+    if vendor is None:
+        said["OpenSlide"] = "not a format of its own"
+    return vendor

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
+from pathlib import Path
 
 import anndata as ad
 import h5py
@@ -14,6 +17,23 @@ from PIL import Image
 
 ROWS, COLS = 8, 10
 MPP = 0.5
+
+
+def _load(path, name):
+    found = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module
+    found.loader.exec_module(module)
+    return module
+
+
+SLIDE_FILES = _load(Path(__file__).with_name("slide_files.py"), "bleepdb_tests_slide_files")
+
+
+@pytest.fixture(scope="session")
+def slide_files():
+    """Makers of test slides."""
+    return SLIDE_FILES
 
 
 def visium_places():
