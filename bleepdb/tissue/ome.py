@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from bleepdb.errors import SlideError
-from bleepdb.tissue.tiff_index import MAX_DIRECTORIES, TiffError, one_line
+from bleepdb.tissue.tiff_index import CONTIGUOUS, TiffError, one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bleepdb.tissue.tiff_index import Directory
 
 MAX_XML_CHARS: Final = 2**24
+RGB_SAMPLES: Final = 3
 MICRONS: Final = {
     "m": 1e6, "dm": 1e5, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3,
     "pm": 1e-6, "Å": 1e-4, "in": 25_400.0,
@@ -97,34 +98,29 @@ def levels_of(
     """
     images = read_ome(directories[0].description)
     image = max(images, key=lambda one: one.size[0] * one.size[1])
-    if len(directories) >= MAX_DIRECTORIES or image.planes != (1, 1):
-        z, t = image.planes
-        refuse(path, f"an OME-TIFF of {z} focal planes and {t} times", "give one plane of it")
+    z, t = image.planes
+    if (z, t) != (1, 1):
+        raise _unfit(path, f"{z} focal planes and {t} times", "export one plane of it")
     if image.kind.lower() != "uint8":
-        refuse(path, f"an OME-TIFF of {image.kind} pixels", "convert the image to 8-bit RGB")
+        raise _unfit(path, f"{image.kind} pixels", "convert the image to 8-bit RGB")
     if image.ifd >= len(directories):
         raise TiffError(f"its OME-XML names directory {image.ifd}, and it has {len(directories)}")
     base = directories[image.ifd]
     if base.size != image.size:
         raise TiffError(f"its OME-XML says {image.size}, and directory {image.ifd} {base.size}")
-    if image.channels != 3 or base.samples != 3:  # red, green and blue
-        what = f"an OME-TIFF of {image.channels} channel{'s' if image.channels != 1 else ''}"
-        apart = "" if base.samples == image.channels else f", {base.samples} in each plane"
-        refuse(
-            path, f"{what}{apart}: it looks like fluorescence, not H&E", "export it as 8-bit RGB"
-        )
+    if image.channels != RGB_SAMPLES or base.samples != RGB_SAMPLES:
+        channels = f"{image.channels} channel{'s' if image.channels != 1 else ''}"
+        if base.samples == 1:
+            channels += " of their own planes, which looks like fluorescence"
+        raise _unfit(path, channels, "export it as 8-bit RGB")
+    if base.planar != CONTIGUOUS:
+        raise _unfit(path, "colour planes that are stored apart", "export it as interleaved RGB")
     return image, (base, *sorted(base.children, key=lambda d: -d.area))
 
 
-def refuse(path: Path, what: str, hint: str) -> None:
-    """Refuse pixels that are no 8-bit RGB image.
-
-    Raises
-    ------
-    SlideError
-        Always.
-    """
-    raise SlideError(f"it is {what}", where=path, hint=hint)
+def _unfit(path: Path, what: str, hint: str) -> SlideError:
+    """Return the error of pixels that are no 8-bit RGB image."""
+    return SlideError(f"it is an OME-TIFF of {what}", where=path, hint=hint)
 
 
 def _image(pixels: ET.Element, following: int) -> OmeImage:

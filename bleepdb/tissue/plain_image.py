@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from bleepdb.errors import InputError, SlideError
 from bleepdb.tissue.slide import Slide
 from bleepdb.tissue.stated_mpp import FROM_HEADER
+from bleepdb.tissue.tiff_index import one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,45 +29,42 @@ OPAQUE_MODES: Final = frozenset({"1", "L", "RGB", "CMYK", "YCbCr", "RGBX"})
 ALPHA_MODES: Final = frozenset({"LA", "RGBA", "P", "PA"})
 PLAIN_FORMATS: Final = ("JPEG", "PNG", "TIFF", "JPEG2000", "WEBP", "BMP")
 """What PIL is asked to try: it has stubs that take other files (HDF5 among them) for images."""
-_PIL_LIMIT = threading.Lock()
+_PIL = threading.RLock()
+"""PIL's limit and Python's warning filters are one for all threads."""
 
 
-class PlainImage(Slide):
-    """An image without levels, held in memory once its first pixels are asked for.
-
-    What JPEG and PNG say of their resolution is what a screen or a camera was told, and is not
-    taken for microns.
+class InMemory(Slide):
+    """An image without levels, decoded once, when its first pixels are asked for.
 
     Parameters
     ----------
     path
         The file.
-    mpp, file_mpp, mpp_from
-        As in `Slide`.
+    size
+        (width, height) in pixels.
     max_pixels
         The largest image that is decoded; by default ``BLEEPDB_MAX_IMAGE_PIXELS``. Where neither
         is given, 2^30 pixels, and 100 pixels a byte of the file where there are more than 2^26:
         no scan is packed so tightly, a decompression bomb is.
+    file_mpp, mpp, mpp_from
+        As in `Slide`.
 
     Raises
     ------
     SlideError
-        If it is too large, or has a mode that is not 8 bits a channel.
-    OSError
-        If PIL does not know the file.
+        If it is too large.
     """
 
     def __init__(
         self,
         path: Path,
+        size: tuple[int, int],
         *,
-        mpp: float | None = None,
-        max_pixels: int | None = None,
-        file_mpp: float | None = None,
-        mpp_from: str = FROM_HEADER,
+        max_pixels: int | None,
+        file_mpp: float | None,
+        mpp: float | None,
+        mpp_from: str,
     ) -> None:
-        with _opened(path) as image:
-            size, mode, kind = image.size, image.mode, image.format
         file_bytes = path.stat().st_size
         limit = pixel_limit(file_bytes) if max_pixels is None else max_pixels
         if size[0] * size[1] > limit:
@@ -76,33 +75,20 @@ class PlainImage(Slide):
                 where=path,
                 hint=f"make it a tiled pyramid, or raise {MAX_IMAGE_PIXELS_ENV}",
             )
-        if mode not in OPAQUE_MODES | ALPHA_MODES:
-            raise SlideError(
-                f"pixels of mode {mode} are not 8 bits a channel",
-                where=path,
-                hint="convert the image to 8-bit RGB",
-            )
         super().__init__(
-            path, levels=(1.0,), level_sizes=(size,), file_mpp=file_mpp, mpp=mpp, mpp_from=mpp_from
+            path,
+            levels=(1.0,),
+            level_sizes=(size,),
+            file_mpp=file_mpp,
+            mpp=mpp,
+            mpp_from=mpp_from,
         )
-        self.reader = f"PIL {kind}"
         self._decoding = threading.Lock()
         self._decoded: NDArray[np.uint8] | None = None
 
-    def _pixels(self) -> NDArray[np.uint8]:
-        with self._decoding:
-            if self._decoded is None:
-                self._decoded = self._decode()
-            return self._decoded
-
+    @abstractmethod
     def _decode(self) -> NDArray[np.uint8]:
-        try:
-            with _opened(self.path) as image:
-                if image.mode in OPAQUE_MODES:
-                    return np.asarray(image.convert("RGB"))
-                return on_white(image.convert("RGBA"))
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            raise undecodable(self.path, error) from error
+        """Return (height, width, 3) RGB of the whole image."""
 
     def region(
         self,
@@ -117,7 +103,10 @@ class PlainImage(Slide):
         """Return RGB of a region."""
         if level:
             raise SlideError(f"a plain image has no level {level}", where=self.path)
-        pixels = self._pixels()[y : y + height, x : x + width]
+        with self._decoding:
+            if self._decoded is None:
+                self._decoded = self._decode()
+            pixels = self._decoded[y : y + height, x : x + width]
         if out is None:
             return np.ascontiguousarray(pixels)
         np.copyto(out, pixels)
@@ -130,6 +119,60 @@ class PlainImage(Slide):
     def close(self) -> None:
         """Let go of the decoded pixels."""
         self._decoded = None
+
+
+class PlainImage(InMemory):
+    """An image that PIL reads.
+
+    What JPEG and PNG say of their resolution is what a screen or a camera was told, and is not
+    taken for microns.
+
+    Parameters
+    ----------
+    path
+        The file.
+    mpp, max_pixels, file_mpp, mpp_from
+        As in `InMemory`.
+
+    Raises
+    ------
+    SlideError
+        If it is too large, or has a mode that is not 8 bits a channel.
+    OSError, SyntaxError, ValueError
+        If PIL does not know the file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        mpp: float | None = None,
+        max_pixels: int | None = None,
+        file_mpp: float | None = None,
+        mpp_from: str = FROM_HEADER,
+    ) -> None:
+        with _opened(path) as image:
+            size, mode, kind = image.size, image.mode, image.format
+        super().__init__(
+            path, size, max_pixels=max_pixels, file_mpp=file_mpp, mpp=mpp, mpp_from=mpp_from
+        )
+        if mode not in OPAQUE_MODES | ALPHA_MODES:
+            raise SlideError(
+                f"pixels of mode {mode} are not 8 bits a channel",
+                where=path,
+                hint="convert the image to 8-bit RGB",
+            )
+        self.reader = f"PIL {kind}"
+
+    def _decode(self) -> NDArray[np.uint8]:
+        try:
+            with _PIL, warnings.catch_warnings(), _opened(self.path) as image:
+                warnings.simplefilter("ignore", UserWarning)
+                if image.mode in OPAQUE_MODES:
+                    return np.asarray(image.convert("RGB"))
+                return on_white(image.convert("RGBA"))
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            raise undecodable(self.path, one_line(error)) from error
 
 
 def on_white(rgba: Image.Image) -> NDArray[np.uint8]:
@@ -170,7 +213,7 @@ def pixel_limit(file_bytes: int) -> int:
 
 def _opened(path: Path) -> Image.Image:
     """Open an image with PIL's own limit lifted, which is below a common scan; ours is checked."""
-    with _PIL_LIMIT:
+    with _PIL:
         before = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
         try:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Final
 
 import openslide
 
@@ -32,6 +33,8 @@ from bleepdb.tissue.tiff_slides import open_tiff
 from bleepdb.tissue.tiled_tiff import TiledTiff
 
 log = logging.getLogger(__name__)
+
+NDPI: Final = "hamamatsu"
 
 __all__ = ["OpenSlideFile", "PlainImage", "Slide", "TiledTiff", "open_slide"]
 
@@ -62,16 +65,17 @@ def open_slide(path: Path, *, mpp: float | None = None, max_pixels: int | None =
         raise SlideError("the file is empty", where=path, hint="fetch or export the image again")
     said: dict[str, str] = {}
     vendor = _vendor(path, said)
-    if looks_like_tiff(path) and vendor != "hamamatsu":
-        try:
-            return open_tiff(path, vendor=vendor, mpp=mpp, max_pixels=max_pixels)
-        except TiffError as fault:
-            said["tifffile"] = one_line(fault)
-            log.info("%s: not read tile by tile: %s", path, fault)
     try:
+        if looks_like_tiff(path) and vendor != NDPI:
+            try:
+                return open_tiff(path, vendor=vendor, mpp=mpp, max_pixels=max_pixels)
+            except TiffError as error:
+                said["tifffile"] = one_line(error)
+                log.info("%s: not read tile by tile: %s", path, error)
         if vendor is not None:
             return OpenSlideFile(path, mpp=mpp)
-        return PlainImage(path, mpp=mpp, max_pixels=max_pixels)
+        if "tifffile" not in said:
+            return PlainImage(path, mpp=mpp, max_pixels=max_pixels)
     except openslide.OpenSlideError as error:
         said["OpenSlide"] = one_line(error)
     except (OSError, SyntaxError, ValueError) as error:

@@ -63,11 +63,13 @@ class Directory:
     size
         (width, height) in pixels.
     tile
-        (width, height) of a tile; (0, 0) where the image lies in strips.
+        (width, height) of a tile, or of a strip.
+    tiled
+        Whether it lies in tiles, not in strips.
     compression, photometric, samples, bits, planar
         As the tags say.
     offsets, counts
-        (n,) int64, where each tile's bytes lie and how many they are; empty without tiles.
+        (n,) int64, where the bytes of each tile or strip lie and how many they are.
     tables
         JPEG tables that all tiles share, if any.
     tags_mpp
@@ -86,6 +88,7 @@ class Directory:
 
     size: tuple[int, int]
     tile: tuple[int, int]
+    tiled: bool
     compression: int
     photometric: int
     samples: int
@@ -107,13 +110,8 @@ class Directory:
         return self.size[0] * self.size[1]
 
     @property
-    def tiled(self) -> bool:
-        """Whether it lies in tiles, not in strips."""
-        return self.tile != (0, 0)
-
-    @property
     def grid(self) -> tuple[int, int]:
-        """(columns, rows) of tiles."""
+        """(columns, rows) of tiles, or of strips."""
         return -(-self.size[0] // self.tile[0]), -(-self.size[1] // self.tile[1])
 
     @property
@@ -126,20 +124,16 @@ class Directory:
 
     def fault(self, file_bytes: int) -> str | None:
         """Say what keeps the tiles from being read one by one; None where nothing does."""
-        if not self.tiled:
-            return "it has no tiles"
-        if min(self.size) < 1 or min(self.tile) < 1:
-            return "a side has no pixels"
-        if self.tile[0] * self.tile[1] > MAX_TILE_PX:
-            return f"tiles of {self.tile[0]} x {self.tile[1]} px are too large"
         columns, rows = self.grid
-        if len(self.offsets) != columns * rows or len(self.counts) != columns * rows:
-            return f"{columns} x {rows} tiles have {len(self.offsets)} offsets"
+        what = "tile" if self.tiled else "strip"
+        expected = columns * rows * (1 if self.planar == CONTIGUOUS else self.samples)
+        if len(self.offsets) != expected or len(self.counts) != expected:
+            return f"{columns} x {rows} {what}s have {len(self.offsets)} offsets"
         if (self.counts < 0).any() or (self.offsets < 0).any():
-            return "a tile's place is no number of bytes"
+            return f"a {what}'s place is no number of bytes"
         beyond = int(((self.offsets + self.counts > file_bytes) & (self.counts > 0)).sum())
         if beyond:
-            return f"{beyond} of {columns * rows} tiles lie beyond the end of the file"
+            return f"{beyond} of {expected} {what}s lie beyond the end of the file"
         return None
 
 
@@ -162,12 +156,14 @@ def read_directories(path: Path) -> tuple[Directory, ...]:
     TiffError
         If it is no TIFF, or one that is damaged.
     """
-    with _quiet():
+    with quiet():
         try:
             with tifffile.TiffFile(path, _multifile=False) as tiff:
                 found = tuple(_directories(tiff.pages, children=True))
+        except TiffError:
+            raise
         except TIFFFILE_ERRORS as error:
-            raise TiffError(one_line(error)) from error
+            raise TiffError(f"its tags are damaged: {one_line(error)}") from error
     if not found:
         raise TiffError("it holds no image")
     return found
@@ -196,16 +192,22 @@ def _directories(pages: Any, *, children: bool) -> Iterator[Directory]:  # noqa:
 
 def _directory(page: Any, children: tuple[Directory, ...]) -> Directory:  # noqa: ANN401 # tifffile's page
     tiled = bool(page.is_tiled)
+    size = int(page.imagewidth), int(page.imagelength)
+    across, down = (page.tilewidth, page.tilelength) if tiled else (size[0], page.rowsperstrip)
+    tile = int(across), int(down if tiled else min(down, size[1]))
+    if min(*size, *tile) < 1:
+        raise TiffError("a directory states a side without pixels")
     return Directory(
-        size=(int(page.imagewidth), int(page.imagelength)),
-        tile=(int(page.tilewidth), int(page.tilelength)) if tiled else (0, 0),
+        size=size,
+        tile=tile,
+        tiled=tiled,
         compression=int(page.compression),
         photometric=int(page.photometric),
         samples=int(page.samplesperpixel),
         bits=_bits(page.bitspersample),
         planar=int(page.planarconfig),
-        offsets=_numbers(page.dataoffsets if tiled else ()),
-        counts=_numbers(page.databytecounts if tiled else ()),
+        offsets=_numbers(page.dataoffsets),
+        counts=_numbers(page.databytecounts),
         tables=page.jpegtables,
         tags_mpp=_resolution_mpp(page),
         description=str(page.description or ""),
@@ -258,7 +260,7 @@ logging.getLogger("tifffile").addFilter(_loud)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep what tifffile logs while this thread reads through it: what matters is raised."""
     _QUIETED.depth += 1
     try:

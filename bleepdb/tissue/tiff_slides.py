@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Final
 
 import openslide
@@ -9,8 +10,9 @@ import openslide
 from bleepdb.errors import SlideError
 from bleepdb.tissue.ome import is_ome, levels_of
 from bleepdb.tissue.openslide_file import GENERIC, OpenSlideFile
-from bleepdb.tissue.plain_image import PlainImage
+from bleepdb.tissue.plain_image import PlainImage, undecodable
 from bleepdb.tissue.stated_mpp import FROM_OME, FROM_TAGS, square_mpp
+from bleepdb.tissue.strip_tiff import StripTiff
 from bleepdb.tissue.tiff_index import JPEG, MAX_TILE_PX, TiffError, one_line, read_directories
 from bleepdb.tissue.tiled_tiff import LOSSLESS, TiledTiff, codec_fault
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
     from bleepdb.tissue.slide import Slide
     from bleepdb.tissue.tiff_index import Directory
+
+log = logging.getLogger(__name__)
 
 APERIO: Final = "aperio"
 SAME_SHAPE: Final = 0.02
@@ -54,17 +58,18 @@ def open_tiff(
     _refuse_large_tiles(directories, path)
     if vendor not in {None, GENERIC, APERIO}:
         raise TiffError(f"the levels of {vendor} are more than directories")
-    if vendor == APERIO:
-        return _as_openslide(path, directories, mpp)
-    if is_ome(first.description):
+    if vendor != APERIO and is_ome(first.description):
         return _ome(path, directories, mpp, max_pixels)
-    _refuse_unfit(directories, path)
-    if vendor == GENERIC:
-        return _as_openslide(path, directories, mpp)
+    if vendor != APERIO:
+        _refuse_unfit(directories, path)
+    if vendor is not None:
+        try:
+            with OpenSlideFile(path) as reference:
+                return _as_openslide(path, directories, reference, mpp)
+        except openslide.OpenSlideError as error:
+            log.info("%s: OpenSlide refuses it: %s", path, one_line(error))
     if not first.tiled:
-        return PlainImage(
-            path, mpp=mpp, max_pixels=max_pixels, file_mpp=first.tags_mpp, mpp_from=FROM_TAGS
-        )
+        return _in_strips(path, first, mpp, max_pixels, first.tags_mpp, FROM_TAGS)
     levels = (first, *(d for d in directories[1:] if _is_level(d, first)))
     return TiledTiff(
         path,
@@ -82,8 +87,8 @@ def _ome(
 ) -> Slide:
     image, levels = levels_of(directories, path)
     stated = None if image.mpp is None else square_mpp(*image.mpp, path)
-    if not levels[0].tiled and image.ifd == 0:
-        return PlainImage(path, mpp=mpp, max_pixels=max_pixels, file_mpp=stated, mpp_from=FROM_OME)
+    if not levels[0].tiled:
+        return _in_strips(path, levels[0], mpp, max_pixels, stated, FROM_OME)
     return TiledTiff(
         path,
         levels,
@@ -95,38 +100,63 @@ def _ome(
     )
 
 
-def _as_openslide(path: Path, directories: tuple[Directory, ...], mpp: float | None) -> TiledTiff:
-    """Open a TIFF that OpenSlide reads, where every level is the same by its tiles."""
+def _in_strips(
+    path: Path,
+    directory: Directory,
+    mpp: float | None,
+    max_pixels: int | None,
+    file_mpp: float | None,
+    mpp_from: str,
+) -> Slide:
+    """Open an image in strips; PIL has the rarer kinds, and reads the first directory alone."""
+    damage = directory.fault(path.stat().st_size)
+    if damage is not None:
+        raise undecodable(path, damage)
     try:
-        reference = OpenSlideFile(path)
-    except openslide.OpenSlideError as error:
-        raise TiffError(f"OpenSlide refuses it: {one_line(error)}") from error
-    with reference:
-        levels = _matched(directories, reference.level_sizes)
-        file_bytes = path.stat().st_size
-        for i, level in enumerate(levels):
-            damage = level.fault(file_bytes)
-            if damage is not None:
-                raise SlideError(
-                    f"level {i} is damaged or incomplete: {damage}",
-                    where=path,
-                    hint="fetch or export the image again",
-                )
-            if level.compression not in {JPEG} | LOSSLESS:
-                raise TiffError(f"level {i}: {level.codec} is left to OpenSlide")
-            if reference.vendor == APERIO and (level.counts == 0).any():
-                raise TiffError(f"level {i} leaves tiles out, which OpenSlide makes of others")
-        known = reference.facts()
-        return TiledTiff(
+        return StripTiff(
             path,
-            levels,
-            levels=reference.levels,
-            reader=f"tiled TIFF ({reference.vendor}, {levels[0].codec})",
-            file_mpp=reference.file_mpp,
+            directory,
+            max_pixels=max_pixels,
+            file_mpp=file_mpp,
             mpp=mpp,
-            mpp_from=reference.mpp_from or FROM_TAGS,
-            extra={key: known[key] for key in ("vendor", "objective_power")},
+            mpp_from=mpp_from,
         )
+    except TiffError:
+        return PlainImage(
+            path, mpp=mpp, max_pixels=max_pixels, file_mpp=file_mpp, mpp_from=mpp_from
+        )
+
+
+def _as_openslide(
+    path: Path, directories: tuple[Directory, ...], reference: OpenSlideFile, mpp: float | None
+) -> TiledTiff:
+    """Open a TIFF that OpenSlide reads, where every level is the same by its tiles."""
+    levels = _matched(directories, reference.level_sizes)
+    file_bytes = path.stat().st_size
+    for i, level in enumerate(levels):
+        fault = codec_fault(level)
+        if fault is not None or level.compression not in {JPEG} | LOSSLESS:
+            raise TiffError(f"level {i}: {fault or level.codec + ' is left to OpenSlide'}")
+        damage = level.fault(file_bytes)
+        if damage is not None:
+            raise SlideError(
+                f"level {i} is damaged or incomplete: {damage}",
+                where=path,
+                hint="fetch or export the image again",
+            )
+        if reference.vendor == APERIO and (level.counts == 0).any():
+            raise TiffError(f"level {i} leaves tiles out, which OpenSlide makes of others")
+    known = reference.facts()
+    return TiledTiff(
+        path,
+        levels,
+        levels=reference.levels,
+        reader=f"tiled TIFF ({reference.vendor}, {levels[0].codec})",
+        file_mpp=reference.file_mpp,
+        mpp=mpp,
+        mpp_from=reference.mpp_from or FROM_TAGS,
+        extra={key: known[key] for key in ("vendor", "objective_power")},
+    )
 
 
 def _matched(
@@ -164,7 +194,7 @@ def _is_level(directory: Directory, base: Directory) -> bool:
 
 def _refuse_large_tiles(directories: tuple[Directory, ...], path: Path) -> None:
     for directory in directories:
-        if directory.tile[0] * directory.tile[1] > MAX_TILE_PX:
+        if directory.tiled and directory.tile[0] * directory.tile[1] > MAX_TILE_PX:
             raise SlideError(
                 f"its tiles of {directory.tile[0]} x {directory.tile[1]} px are too large",
                 where=path,

@@ -27,6 +27,7 @@ from bleepdb.tissue.tiff_index import (
     YCBCR,
     TiffError,
     one_line,
+    quiet,
 )
 
 if TYPE_CHECKING:
@@ -204,10 +205,11 @@ class TiledTiff(Slide):
         if directory.compression in JPEG2000 and _j2k_size(data) != (tile_w, tile_h):
             raise TiffError(f"it is no JPEG 2000 stream of {tile_w} x {tile_h} px")
         try:
-            pixels, _, _ = directory.decode(data, index)
+            with quiet():
+                pixels, _, _ = directory.decode(data, index)
         except (RuntimeError, *TIFFFILE_ERRORS) as error:
             raise TiffError(one_line(error)) from error
-        # tifffile crops tiles at the edges to the image.
+        # A tile at the edge may come cropped to the image.
         if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
             raise TiffError("it does not decode to 8-bit RGB")
         if pixels.shape[1] > tile_h or pixels.shape[2] > tile_w:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from dataclasses import dataclass
 
 import numpy as np
@@ -178,3 +179,92 @@ def write_svs(path, levels, *, tile=240, mpp=0.25, **how):
     height, width = levels[0].shape[:2]
     text = APERIO.format(w=width, h=height, t=tile) + f"|AppMag = 40|MPP = {mpp}"
     return write_tiff(path, levels, tile=tile, description=text, **how)
+
+
+def write_mrxs(path, pixels, *, tile=128, levels=3, mpp=0.25, left_out=()):
+    """Write a MIRAX slide of one camera image a tile: no overlaps, no positions of its own.
+
+    The index is two lists of pointers. The first has one entry a zoom level, which points at a
+    chain of pages; a page is the number of its records, the next page, and the records: the tile's
+    number on the grid of level 0, and the offset, length and number of the data file.
+    `left_out` holds (column, row) of level-0 tiles that the scanner did not take.
+    """
+    folder = path.with_suffix("")
+    folder.mkdir()
+    height, width = pixels.shape[:2]
+    columns, rows = width // tile, height // tile
+    assert (columns * tile, rows * tile) == (width, height)
+    assert columns % 2 ** (levels - 1) == rows % 2 ** (levels - 1) == 0
+    Image.fromarray(halved(pixels, 8)).save(path, "JPEG")
+    name = "0123456789ABCDEF0123456789ABCDEF"
+    head = b"01.02" + name.encode()
+    images, index = bytearray(head), bytearray(head)
+    pages = []
+    for level in range(levels):
+        step = 2**level
+        smaller = pixels if level == 0 else halved(pixels, step)
+        records = []
+        for row in range(0, rows, step):
+            for column in range(0, columns, step):
+                if (column, row) in left_out:
+                    continue
+                x, y = column // step * tile, row // step * tile
+                buffer = io.BytesIO()
+                Image.fromarray(smaller[y : y + tile, x : x + tile]).save(
+                    buffer, "JPEG", quality=90, subsampling=0
+                )
+                data = buffer.getvalue()
+                records.append((row * columns + column, len(images), len(data), 0))
+                images += data
+        pages.append(records)
+    # Both lists' places come first; that of the pictures beside the slide is one empty entry.
+    first = len(head) + 8
+    index += struct.pack("<2i", first, first + 4 * levels)
+    at = first + 4 * levels + 4
+    pointers, body = [], b""
+    for records in pages:
+        pointers.append(at + len(body))
+        page = at + len(body) + 8
+        body += struct.pack("<4i", 0, page, len(records), 0)
+        body += b"".join(struct.pack("<4i", *record) for record in records)
+    index += struct.pack(f"<{levels + 1}i", *pointers, 0) + body
+    (folder / "Data0000.dat").write_bytes(images)
+    (folder / "Index.dat").write_bytes(index)
+    sections = {
+        "GENERAL": {
+            "SLIDE_VERSION": "01.02",
+            "SLIDE_ID": name,
+            "IMAGENUMBER_X": columns,
+            "IMAGENUMBER_Y": rows,
+            "OBJECTIVE_MAGNIFICATION": 20,
+            "CameraImageDivisionsPerSide": 1,
+        },
+        "HIERARCHICAL": {
+            "HIER_COUNT": 1,
+            "NONHIER_COUNT": 0,
+            "INDEXFILE": "Index.dat",
+            "HIER_0_NAME": "Slide zoom level",
+            "HIER_0_COUNT": levels,
+            **{f"HIER_0_VAL_{i}": f"ZoomLevel_{i}" for i in range(levels)},
+            **{f"HIER_0_VAL_{i}_SECTION": f"LEVEL_{i}" for i in range(levels)},
+        },
+        "DATAFILE": {"FILE_COUNT": 1, "FILE_0": "Data0000.dat"},
+    }
+    for i in range(levels):
+        sections[f"LEVEL_{i}"] = {
+            "OVERLAP_X": 0,
+            "OVERLAP_Y": 0,
+            "MICROMETER_PER_PIXEL_X": mpp * 2**i,
+            "MICROMETER_PER_PIXEL_Y": mpp * 2**i,
+            "IMAGE_FORMAT": "JPEG",
+            "IMAGE_FILL_COLOR_BGR": 0xFFFFFF,
+            "DIGITIZER_WIDTH": tile,
+            "DIGITIZER_HEIGHT": tile,
+            "IMAGE_CONCAT_FACTOR": min(i, 1),
+        }
+    text = "".join(
+        f"[{section}]\r\n" + "".join(f"{key} = {value}\r\n" for key, value in values.items())
+        for section, values in sections.items()
+    )
+    (folder / "Slidedat.ini").write_text(text, encoding="utf-8-sig", newline="")
+    return path
