@@ -51,6 +51,8 @@ GENE_IDS: Final = "gene_ids"
 COVERAGE: Final = "coverage"
 EDGE_FRACTION: Final = "edge_fraction"
 ABSTAINED: Final = "abstained"
+OOD_SCORE: Final = "ood_score"
+OOD: Final = "ood"
 
 # --- model folder ---------------------------------------------------------------------------
 MODEL_CARD_FILE: Final = "model.json"

@@ -19,10 +19,12 @@ from . import (
     atlas_commands,
     atlas_copies,  # noqa: F401 - adds its commands to those of `atlas`
     atlas_retract,  # noqa: F401 - likewise
+    cohort,
     demo,
     evaluate,
     explain,
     index,
+    inspect,
     query,
     train,
 )
@@ -45,9 +47,11 @@ app = typer.Typer(
 
 for one in (
     demo.demo,
+    inspect.inspect,
     train.train,
     index.index,
     query.query,
+    cohort.cohort,
     evaluate.evaluate,
     explain.explain,
 ):

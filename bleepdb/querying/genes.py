@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bleepdb.atlas import Profiles
     from bleepdb.encoders import Model
 
 log = logging.getLogger(__name__)
@@ -75,8 +74,26 @@ def _none_known(asked: tuple[str, ...], where: str | None = None) -> GeneError:
     )
 
 
-def choose_genes(asked: str | tuple[str, ...] | None, model: Model, profiles: Profiles) -> Panel:
+class HasPanels(Protocol):
+    """What knows the panels that references were measured on."""
+
+    @property
+    def panels(self) -> tuple[Panel, ...]:
+        """The panels."""
+        ...
+
+
+def choose_genes(asked: str | tuple[str, ...] | None, model: Model, profiles: HasPanels) -> Panel:
     """Decide which genes get values; see `QuerySettings.genes`.
+
+    Parameters
+    ----------
+    asked
+        See `QuerySettings.genes`.
+    model
+        Of the query.
+    profiles
+        What answers, or no more than the panels that it was measured on.
 
     Raises
     ------

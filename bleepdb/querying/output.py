@@ -42,6 +42,11 @@ CAUTION = (
 )
 
 
+def bytes_a_place(genes: int, references: int, *, neighbour_sd: bool) -> int:
+    """Return the bytes that values and weights of one place take at the most."""
+    return 4 * (2 if neighbour_sd else 1) * genes + 8 * references
+
+
 @dataclass(frozen=True)
 class Imputed:
     """A query's result before any value is made.
@@ -103,6 +108,16 @@ class Imputed:
         """What the run card says of the run: atlas, generation, settings, warnings."""
         facts: dict[str, Any] = json.loads(self.about["run_card"])["facts"]
         return facts
+
+    @property
+    def most_bytes(self) -> int:
+        """Bytes that its file takes at the most: nothing in it grows by being compressed."""
+        tables = (self.references, self.obs, self.var)
+        return (
+            bytes_a_place(len(self.var), self.longest, neighbour_sd=self.neighbour_sd) * len(self)
+            + self.thumbnail.nbytes
+            + sum(int(t.memory_usage(deep=True).sum()) for t in tables)
+        )
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bleepdb.encoders import extract
+from bleepdb.encoders import begin_features
 from bleepdb.errors import InputError
 from bleepdb.files import cache_dir
 from bleepdb.places import adjacency
@@ -19,15 +19,18 @@ from bleepdb.tissue import (
     tile_centres,
     tissue_mask,
 )
+from bleepdb.tissue.tiles import refuse_scales
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
+    from typing import Self
 
     from numpy.typing import NDArray
 
-    from bleepdb.encoders import Model
+    from bleepdb.encoders import Model, PendingFeatures
     from bleepdb.querying.settings import Query, QuerySettings
-    from bleepdb.tissue import Slide
+    from bleepdb.tissue import Slide, TissueMask
 
 THUMBNAIL_PX = 2000
 FEATURES_A_BLOCK = 4_000_000
@@ -59,6 +62,8 @@ class Places:
         Digest of the slide's content.
     warnings
         Sentences to show.
+    mpp_source
+        Who says the mpp.
     """
 
     names: NDArray[np.str_]
@@ -71,55 +76,153 @@ class Places:
     thumbnail_scale: float
     slide_digest: str
     warnings: tuple[str, ...] = field(default=())
+    mpp_source: str | None = None
 
 
-def see(
-    query: Query,
-    model: Model,
-    settings: QuerySettings,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-) -> Places:
-    """Find the places of a slide and compute their features.
+@dataclass(frozen=True)
+class Located:
+    """A slide that was opened and looked at: where is imputed is known, no tile is read.
+
+    Attributes
+    ----------
+    query, settings
+        What is asked.
+    names, xy_px, slide_mpp, diameter_px, edge, thumbnail, thumbnail_scale, slide_digest, warnings
+        As in `Places`.
+    size_px
+        (width, height) of level 0.
+    mpp_source
+        Who says the mpp.
+    mask
+        Its tissue; None where it was not looked for.
+    """
+
+    query: Query
+    settings: QuerySettings
+    names: NDArray[np.str_]
+    xy_px: NDArray[np.float64]
+    slide_mpp: float
+    diameter_px: float
+    edge: NDArray[np.float64]
+    thumbnail: NDArray[np.uint8]
+    thumbnail_scale: float
+    slide_digest: str
+    size_px: tuple[int, int]
+    mpp_source: str | None
+    mask: TissueMask | None
+    warnings: tuple[str, ...] = ()
+
+    def begin(self, model: Model) -> PendingPlaces:
+        """Start to read its tiles.
+
+        Raises
+        ------
+        SlideError
+            If the slide is too coarse.
+        """
+        return PendingPlaces(
+            self,
+            begin_features(
+                self.query.slide_path,
+                self.xy_px,
+                slide_mpp=self.slide_mpp,
+                spec=model.feature_spec,
+                backbone=model.backbone(),
+                max_upsampling=self.settings.max_upsampling,
+                mapped=True,
+                slide_digest=self.slide_digest,
+            ),
+        )
+
+
+class PendingPlaces:
+    """Places whose tiles are being read ahead; `finish` encodes them.
+
+    Parameters
+    ----------
+    located
+        Where they are.
+    features
+        What reads and encodes.
+    """
+
+    def __init__(self, located: Located, features: PendingFeatures) -> None:
+        self.located = located
+        self._features = features
+
+    def finish(self, progress: Callable[[int, int], None] | None = None) -> Places:
+        """Encode what is read, and give the places with their features.
+
+        Raises
+        ------
+        SlideError
+            If pixels cannot be decoded.
+        """
+        found = self.located
+        return Places(
+            names=found.names,
+            xy_px=found.xy_px,
+            slide_mpp=found.slide_mpp,
+            diameter_px=found.diameter_px,
+            features=self._features.finish(progress),
+            edge=found.edge,
+            thumbnail=found.thumbnail,
+            thumbnail_scale=found.thumbnail_scale,
+            slide_digest=found.slide_digest,
+            warnings=found.warnings,
+            mpp_source=found.mpp_source,
+        )
+
+    def close(self) -> None:
+        """Stop reading; twice is fine."""
+        self._features.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def locate(query: Query, model: Model, settings: QuerySettings) -> Located:
+    """Open a slide and find the places where it is imputed.
 
     Raises
     ------
     SlideError
-        If the slide cannot be read, its mpp is unknown, spots lie outside it or none is on
-        tissue.
+        If the slide cannot be read, its mpp is unknown, it is too coarse for the model, spots lie
+        outside it or none is on tissue.
     """
     pitch_um = model.pitch_um
     stride_um = settings.stride_um or pitch_um
+    geometry = model.feature_spec.geometry
     with open_slide(query.slide_path, mpp=query.slide_mpp) as slide:
         mpp = slide.known_mpp
-        labels, xy_px, warnings = _where(slide, query, model, settings, stride_um)
-        geometry = model.feature_spec.geometry
+        refuse_scales(slide, mpp, geometry, settings.max_upsampling)
+        labels, xy_px, mask, warnings = _where(slide, query, model, settings, stride_um)
         edge = edge_fraction(xy_px, slide.size_px, slide_mpp=mpp, geometry=geometry).max(axis=1)
         thumbnail = slide.thumbnail(THUMBNAIL_PX)
-        slide_digest = slide.digest
-        scale = thumbnail.shape[1] / slide.size_px[0]
-    features = extract(
-        query.slide_path,
-        xy_px,
-        slide_mpp=mpp,
-        spec=model.feature_spec,
-        backbone=model.backbone(),
-        max_upsampling=settings.max_upsampling,
-        progress=progress,
-        mapped=True,
-    )
-    return Places(
-        names=labels,
-        xy_px=xy_px,
-        slide_mpp=mpp,
-        diameter_px=(stride_um if query.spots is None else SPOT_OF_PITCH * pitch_um) / mpp,
-        features=features,
-        edge=edge,
-        thumbnail=thumbnail,
-        thumbnail_scale=scale,
-        slide_digest=slide_digest,
-        warnings=warnings,
-    )
+        return Located(
+            query=query,
+            settings=settings,
+            names=labels,
+            xy_px=xy_px,
+            slide_mpp=mpp,
+            diameter_px=(stride_um if query.spots is None else SPOT_OF_PITCH * pitch_um) / mpp,
+            edge=edge,
+            thumbnail=thumbnail,
+            thumbnail_scale=thumbnail.shape[1] / slide.size_px[0],
+            slide_digest=slide.digest,
+            size_px=slide.size_px,
+            mpp_source=slide.mpp_source,
+            mask=mask,
+            warnings=warnings,
+        )
 
 
 def embed(places: Places, model: Model) -> NDArray[np.float32]:
@@ -157,15 +260,16 @@ def _scratch(n: int, width: int) -> NDArray[np.float32]:
 
 def _where(
     slide: Slide, query: Query, model: Model, settings: QuerySettings, stride_um: float
-) -> tuple[NDArray[np.str_], NDArray[np.float64], tuple[str, ...]]:
-    """Names and centres of the places, and what to warn of."""
+) -> tuple[NDArray[np.str_], NDArray[np.float64], TissueMask, tuple[str, ...]]:
+    """Names and centres of the places, the tissue, and what to warn of."""
     if query.spots is not None:
         checked = check_registration(query.spots.xy_px, slide)
         said = () if checked.warning is None else (checked.warning,)
-        return query.spots.names, query.spots.xy_px, said
+        return query.spots.names, query.spots.xy_px, checked.mask, said
+    mask = tissue_mask(slide)
     try:
         xy_px = tile_centres(
-            tissue_mask(slide),
+            mask,
             size_px=slide.size_px,
             slide_mpp=slide.known_mpp,
             stride_um=stride_um,
@@ -174,4 +278,4 @@ def _where(
         )
     except InputError as error:  # the mask does not know which slide it is of
         raise type(error)(error.what, where=slide.path, hint=error.hint) from error
-    return np.array([f"tile-{i}" for i in range(len(xy_px))]), xy_px, ()
+    return np.array([f"tile-{i}" for i in range(len(xy_px))]), xy_px, mask, ()

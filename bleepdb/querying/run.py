@@ -20,9 +20,11 @@ from bleepdb.errors import AtlasCorruptError, AtlasMovedError, SpaceMismatchErro
 from bleepdb.imputation import Aggregator
 from bleepdb.places import adjacency
 from bleepdb.profiles import low_rank_of, reference_groups
+from bleepdb.querying.familiar import familiar
 from bleepdb.querying.filters import admits, conditions_of
 from bleepdb.querying.genes import choose_genes
 from bleepdb.querying.output import CAUTION, FORMAT_VERSION, Imputed
+from bleepdb.querying.resuming import request_of
 from bleepdb.querying.rows import WeightRows, survey
 from bleepdb.querying.search import refuse_damaged, search, vectors_of
 from bleepdb.querying.settings import LOCAL
@@ -37,12 +39,15 @@ if TYPE_CHECKING:
 
     from bleepdb.atlas import Atlas, Pinned
     from bleepdb.encoders import Model
+    from bleepdb.querying.familiar import Familiar
     from bleepdb.querying.places import Places
     from bleepdb.querying.settings import Query, QuerySettings
 
 log = logging.getLogger(__name__)
 
 TRIES: Final = 3
+MOST_NAMED: Final = 5
+UNCOMPARED: Final = frozenset({names.REV, names.SECTION, names.DONOR, names.PANEL})
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,8 @@ class Run:
         Sentences to show.
     step
         Called with the name of each step; gives what is then called with (done, total).
+    says
+        Whether warnings are logged; else they stand in the run card alone.
     """
 
     query: Query
@@ -72,6 +79,7 @@ class Run:
     vectors: NDArray[Any]
     warnings: tuple[str, ...]
     step: Callable[[str], Callable[[int, int], None]]
+    says: bool = True
 
     def answer(self) -> Imputed:
         """Search, fetch and weigh on the atlas as it stands; again where it moved meanwhile.
@@ -97,7 +105,7 @@ class Run:
                 if not left or pinned.manifest.revisions <= live:
                     raise  # it did not move: what is stored is damaged
             else:
-                for text in made.facts["warnings"]:
+                for text in made.facts["warnings"] if self.says else ():
                     log.warning("%s", text)
                 return made
             log.warning("a section was replaced or retracted during the query: searching again")
@@ -137,6 +145,7 @@ class Run:
         low_rank = low_rank_of(model) if chosen.denoise else None
         aggregator = Aggregator(reference_groups(profiles, model.panel), genes, low_rank)
         seen = survey(rows, profiles.donor.tolist(), aggregator)
+        usual = familiar(self.atlas, pinned, chosen, key=model.key)
         used = asdict(chosen) | {
             "method": method, "k": k, "temperature": temperature, "smoothing": share,
             "max_upsampling": (
@@ -151,14 +160,14 @@ class Run:
             longest=seen.longest,
             references=reference_table(profiles),
             aggregator=aggregator,
-            obs=tile_table(self.query, places, seen),
+            obs=tile_table(self.query, places, seen, usual),
             var=gene_table(genes, model, seen.coverage),
             xy_px=places.xy_px,
             spatial=spatial_entry(self.query, places),
             about={
                 "format_version": FORMAT_VERSION,
                 "run_card": json.dumps(
-                    make_run_card(**self._facts(pinned, used, found.said)), allow_nan=False
+                    make_run_card(**self._facts(pinned, used, found.said, usual)), allow_nan=False
                 ),
                 "caution": CAUTION,
                 "denoised": low_rank is not None,
@@ -167,7 +176,9 @@ class Run:
             renew=self.answer,
         )
 
-    def _facts(self, pinned: Pinned, used: dict[str, Any], said: str) -> dict[str, Any]:
+    def _facts(
+        self, pinned: Pinned, used: dict[str, Any], said: str, usual: Familiar
+    ) -> dict[str, Any]:
         """Return what the run card says of the run."""
         query, model = self.query, self.model
         return {
@@ -180,12 +191,25 @@ class Run:
             "slide": query.slide_path.name,
             "slide_digest": self.places.slide_digest,
             "slide_mpp": self.places.slide_mpp,
+            "mpp_source": self.places.mpp_source,
+            "places": len(self.places.names),
             "library_id": query.library,
+            "donor": query.donor,
+            "request": request_of(query, self.settings, model),
             "settings": used,
             "search": said,
+            "ood": {
+                "spots": len(usual.similarity), "without_own": usual.left_out,
+                "unknown": usual.said,
+            },
             "in_training_donor": query.donor is not None and query.donor in model.training_donors,
-            "warnings": [*self.warnings, *self._own_slide(pinned), *self._outgrown(pinned)],
-        }
+            "warnings": [
+                *self.warnings,
+                *self._own_slide(pinned),
+                *self._outgrown(pinned),
+                *self._differs(pinned),
+            ],
+        }  # fmt: skip
 
     def _outgrown(self, pinned: Pinned) -> list[str]:
         """Warn where most of what answers came after the model, whose low-rank map stays behind."""
@@ -201,6 +225,22 @@ class Run:
             "or train again (`bleepdb evaluate SHEET --growth` tells what that would bring)"
         )
         return [text]
+
+    def _differs(self, pinned: Pinned) -> Iterable[str]:
+        """Warn where the slide is what no spot of the atlas is, as far as both sides know it."""
+        asked = {
+            name: text
+            for name, text in self.query.fields.items()
+            if name in pinned.manifest.keyword_fields and name not in UNCOMPARED
+        }
+        for name, text in asked.items():
+            known = self.atlas.facet(pinned.collection, name, pinned.where)
+            if known and text.casefold() not in {value.casefold() for value in known}:
+                there = ", ".join(list(known)[:MOST_NAMED])
+                yield (
+                    f"this slide is of {name} {text!r:.60}, the spots that answer of {there}: "
+                    "values may differ for that alone"
+                )
 
     def _own_slide(self, pinned: Pinned) -> Iterable[str]:
         """Warn where the slide itself is among the references that answer."""

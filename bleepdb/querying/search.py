@@ -12,7 +12,7 @@ from bleepdb import names
 from bleepdb.atlas.protocol import Hits
 from bleepdb.imputation import effective_weights, local_weights
 from bleepdb.querying.filters import conditions_of, refuse_empty, where_of
-from bleepdb.querying.settings import AUTO, EXACT, LOCAL
+from bleepdb.querying.settings import AUTO, EXACT, EXACT_PRODUCTS, LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,7 +28,6 @@ VECTORS_A_BATCH = 1000
 RECALL_SAMPLE = 50
 DOUBTED = 0.02  # share of places whose approximate answer is asked again exactly
 VERIFIED = 1000
-EXACT_PRODUCTS = 1e9  # queries x points: up to here exact search is cheap
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from bleepdb.errors import InputError
 from bleepdb.imputation import METHODS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from bleepdb.querying.filters import Condition
@@ -21,6 +22,7 @@ ALL, PREDICTABLE, MODEL = "all", "predictable", "model"
 GENE_CHOICES: Final = (ALL, PREDICTABLE, MODEL)
 AUTO, EXACT, APPROXIMATE = "auto", "exact", "approximate"
 SEARCHES: Final = (AUTO, EXACT, APPROXIMATE)
+EXACT_PRODUCTS: Final = 1e9  # queries x points: up to here exact search is cheap
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,12 @@ class Query:
     donor
         Whose slide it is, where known: excluded from the search, and compared with the training
         donors.
+    mask
+        How its tissue is found: a method of `bleepdb.tissue.tissue_mask`, or a file that draws it;
+        None for the default.
+    fields
+        What else is known of it, such as its preservation or scanner: compared with what the
+        atlas's spots say under the same names.
     """
 
     slide_path: Path
@@ -136,6 +144,8 @@ class Query:
     spots: Spots | None = None
     library_id: str | None = None
     donor: str | None = None
+    mask: str | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def library(self) -> str:

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING
 from bleepdb.atlas import get_panel, pin
 from bleepdb.querying.filters import conditions_of, refuse_unknown
 from bleepdb.querying.genes import refuse_genes
-from bleepdb.querying.places import embed, see
+from bleepdb.querying.places import embed, locate
 from bleepdb.querying.run import Run, check_space
 from bleepdb.querying.settings import QuerySettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bleepdb.atlas import Atlas
+    from bleepdb.atlas import Atlas, Pinned
     from bleepdb.encoders import Model
     from bleepdb.querying.output import Imputed
+    from bleepdb.querying.places import Places
     from bleepdb.querying.settings import Query
 
 
@@ -69,17 +70,55 @@ def query_slide(
     """
     chosen = settings or QuerySettings()
     step = progress or (lambda _: lambda _done, _total: None)
-    pinned = pin(atlas, collection)  # what can be refused is refused before tiles are encoded
+    check_query(model, atlas, collection, chosen)
+    with locate(query, model, chosen).begin(model) as pending:
+        places = pending.finish(step("encoding tiles"))
+    return answer(query, places, model, atlas, collection, settings=chosen, progress=progress)
+
+
+def check_query(model: Model, atlas: Atlas, collection: str, settings: QuerySettings) -> Pinned:
+    """Refuse what can be refused before a slide is encoded.
+
+    Returns
+    -------
+    Pinned
+        The manifest as it stands.
+
+    Raises
+    ------
+    SpaceMismatchError, EmptyAtlasError, GeneError, InputError
+        As `query_slide`.
+    """
+    pinned = pin(atlas, collection)
     check_space(model, pinned, atlas)
     place = f"{atlas.location}/{collection}"
     panels = [get_panel(atlas, collection, digest) for digest in pinned.manifest.panels]
-    refuse_genes(chosen.genes, model, panels, where=place)
-    refuse_unknown(atlas, pinned, conditions_of(chosen))
-    chosen, warnings = _exclusions(query, chosen, model)
-    places = see(query, model, chosen, progress=step("encoding tiles"))
+    refuse_genes(settings.genes, model, panels, where=place)
+    refuse_unknown(atlas, pinned, conditions_of(settings))
+    return pinned
+
+
+def answer(
+    query: Query,
+    places: Places,
+    model: Model,
+    atlas: Atlas,
+    collection: str,
+    *,
+    settings: QuerySettings,
+    progress: Callable[[str], Callable[[int, int], None]] | None = None,
+    says: bool = True,
+) -> Imputed:
+    """Impute places of a slide whose features are there; else as `query_slide`.
+
+    With `says` false its warnings are not logged, and stand in the run card alone.
+    """
+    step = progress or (lambda _: lambda _done, _total: None)
+    chosen, warnings = _exclusions(query, settings, model)
     vectors = embed(places, model)
     warnings += places.warnings
-    run = Run(query, model, atlas, collection, chosen, places, vectors, tuple(warnings), step)
+    said = tuple(warnings)
+    run = Run(query, model, atlas, collection, chosen, places, vectors, said, step, says)
     return run.answer()
 
 

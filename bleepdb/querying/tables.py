@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bleepdb import names
+from bleepdb.querying.familiar import flagged
 from bleepdb.querying.settings import PREDICTABLE
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from bleepdb.atlas import Profiles
     from bleepdb.encoders import Model
     from bleepdb.panel import Panel
+    from bleepdb.querying.familiar import Familiar
     from bleepdb.querying.places import Places
     from bleepdb.querying.rows import Survey
     from bleepdb.querying.settings import Query
@@ -37,9 +39,10 @@ def reference_table(profiles: Profiles) -> pd.DataFrame:
     )
 
 
-def tile_table(query: Query, places: Places, seen: Survey) -> pd.DataFrame:
+def tile_table(query: Query, places: Places, seen: Survey, usual: Familiar) -> pd.DataFrame:
     """Return one row a place: where it is, and how much stands behind its values."""
     n = len(places.names)
+    score = usual.score(seen.top_similarity)
     made = pd.DataFrame(
         {
             names.TILE_ID: np.arange(n, dtype=np.int64),
@@ -49,6 +52,8 @@ def tile_table(query: Query, places: Places, seen: Survey) -> pd.DataFrame:
             names.TOP_SIMILARITY: seen.top_similarity,
             names.EFFECTIVE_NEIGHBOURS: seen.effective_neighbours,
             names.EFFECTIVE_DONORS: seen.effective_donors,
+            names.OOD_SCORE: score,
+            names.OOD: flagged(score),
             names.EDGE_FRACTION: places.edge.astype(np.float32),
             names.ABSTAINED: np.where(seen.nobody, "no neighbours", "").astype(object),
         },

@@ -28,13 +28,13 @@ def atlas(small, tmp_path):
 def encoded(monkeypatch):
     """How often the slide was encoded."""
     calls = []
-    real = seeing.extract
+    real = seeing.begin_features
 
     def watched(*given, **more):
         calls.append(given[0])
         return real(*given, **more)
 
-    monkeypatch.setattr(seeing, "extract", watched)
+    monkeypatch.setattr(seeing, "begin_features", watched)
     return calls
 
 

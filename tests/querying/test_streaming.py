@@ -134,7 +134,14 @@ def features(path, xy_px, *, mapped=False, **more):
     tracemalloc.reset_peak()  # the picture of the slide is behind us
     return file
 
-places.extract = features
+class Drawn:
+    def __init__(self, *given, **more):
+        self.finish = lambda _: features(*given, **more)
+
+    def close(self):
+        pass
+
+places.begin_features = Drawn
 # More places on more tissue: the slide is as large as its places need.
 side = int(np.ceil(n ** 0.5))
 line = np.linspace(50, 1150, side)
@@ -147,7 +154,7 @@ Image.fromarray(picture).save(slide)
 mpp = model.pitch_um * side / 1100
 query = Query(slide, mpp, Spots(np.array([f"b{i}" for i in range(n)]), xy))
 (collection,) = atlas.collections()
-settings = QuerySettings(genes="model", k=20, smoothing=0.0)
+settings = QuerySettings(genes="model", k=20, smoothing=0.0, max_upsampling=float("inf"))
 warm = replace(query, spots=Spots(query.spots.names[:50], xy[:50]))
 query_slide(warm, model, atlas, collection, settings=settings).write(out)
 tracemalloc.start()
