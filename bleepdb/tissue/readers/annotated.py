@@ -117,7 +117,11 @@ def _matrix(group: Group, key: str, path: Path) -> sp.csr_matrix:
     """Read a matrix as CSR, a dense one some rows at a time."""
     item = group[key]
     if is_group(item) or getattr(item, "ndim", 0) != 2:
-        return sp.csr_matrix(read_element(group, key, path))
+        stored = read_element(group, key, path)
+        if sp.issparse(stored) and stored.format in ("csr", "csc"):
+            # SciPy's routines trust indices, and would read outside of memory.
+            stored.check_format(full_check=True)
+        return sp.csr_matrix(stored)
     rows, columns = (int(n) for n in item.shape)
     if not rows or not columns:
         none = np.zeros(0, dtype=np.int64)

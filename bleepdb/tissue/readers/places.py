@@ -176,7 +176,7 @@ def _stored(
 def _columns(obs: pd.DataFrame, pair: tuple[str, str], path: Path) -> NDArray[np.float64]:
     values = [pd.to_numeric(obs[c].astype(object), errors="coerce") for c in pair]
     xy = np.column_stack([v.to_numpy(np.float64) for v in values])
-    if np.isnan(xy).all():
+    if np.isnan(xy).all(axis=0).any():
         raise SectionError(
             f'obs["{pair[0]}"] and obs["{pair[1]}"] do not hold numbers',
             where=path,

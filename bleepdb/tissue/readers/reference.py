@@ -93,7 +93,8 @@ def picture_of(pixels: Any) -> NDArray[np.uint8] | None:  # noqa: ANN401 - whate
         if not np.isfinite(values).all() or values.min() < 0 or values.max() > 255:
             return None
         values = values * 255 if values.max() <= 1 else values
-        return np.rint(values).astype(np.uint8)
+        rounded: NDArray[np.uint8] = np.rint(values).astype(np.uint8)
+        return rounded
     if values.dtype == np.uint8:
         made: NDArray[np.uint8] = np.array(values, dtype=np.uint8)
         return made
