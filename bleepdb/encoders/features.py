@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -319,16 +320,15 @@ class PendingFeatures:
     def _made(
         self, stream: TileStream
     ) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.float32]]]:
-        """Yield number, rows and features of each batch; the next is fed before one is fetched."""
+        """Yield number, rows and features of each batch; on a GPU the next is under way by then."""
         feeder = Feeder(self._backbone, self._spec.levels)
-        before = None
+        fed: deque[tuple[int, NDArray[np.int64], Callable[[], NDArray[np.float32]]]] = deque()
         for number, (rows, tiles) in zip(stream.numbers, stream, strict=True):
-            wait = feeder.feed(tiles.reshape(-1, *tiles.shape[2:]))
-            if before is not None:
-                yield before[0], before[1], before[2]().reshape(len(before[1]), -1)
-            before = number, rows, wait
-        if before is not None:
-            yield before[0], before[1], before[2]().reshape(len(before[1]), -1)
+            fed.append((number, rows, feeder.feed(tiles.reshape(-1, *tiles.shape[2:]))))
+            while len(fed) > feeder.ahead:
+                yield _fetched(*fed.popleft())
+        while fed:
+            yield _fetched(*fed.popleft())
 
     def _none(self) -> NDArray[np.float32]:
         """Return the features of no places, which have a width all the same."""
@@ -336,3 +336,9 @@ class PendingFeatures:
         blank = np.zeros((1, px, px, 3), np.uint8)
         width = self._backbone.features(blank, self._spec.levels).shape[1]
         return np.zeros((0, width * len(self._spec.geometry.scales_um)), np.float32)
+
+
+def _fetched(
+    number: int, rows: NDArray[np.int64], wait: Callable[[], NDArray[np.float32]]
+) -> tuple[int, NDArray[np.int64], NDArray[np.float32]]:
+    return number, rows, wait().reshape(len(rows), -1)

@@ -31,6 +31,8 @@ class Feeder:
     def __init__(self, backbone: Backbone, levels: Levels) -> None:
         self._backbone = backbone
         self._levels = levels
+        self.ahead = 1 if backbone.device == "cuda" else 0
+        """Batches that are best under way while the features of an earlier one are taken."""
         self._copying = torch.cuda.Stream() if backbone.device == "cuda" else None
 
     def feed(self, tiles: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:

@@ -75,6 +75,10 @@ class PartFile:
         self._part, self._file, self.shared = _opened(path)
         try:
             self._resume()
+            if not self._width:
+                # Whose features these will be is said from the start: retracting looks for it.
+                os.ftruncate(self._file, 0)
+                _write_all(self._file, header(self.n, 0, self._slide), 0)
         except BaseException:
             os.close(self._file)
             raise
