@@ -14,7 +14,9 @@ from .encoding import Encoding
 from .growth import evaluate_growth, refuse_figure, refuse_mixed
 from .inputs import (
     MOST_SEED,
+    BinOption,
     ImageOption,
+    LossOption,
     MinCountsOption,
     MinGenesOption,
     SlideMppOption,
@@ -78,6 +80,8 @@ def evaluate(
     slide_mpp: SlideMppOption = None,
     min_counts: MinCountsOption = 10,
     min_genes: MinGenesOption = 5,
+    bin_um: BinOption = None,
+    allow_loss: LossOption = False,
     allow_upsampling: UpsamplingOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     growth: Annotated[
@@ -121,7 +125,10 @@ def evaluate(
                 where=sheet,
                 hint="leave one of them out",
             )
-        _compare(pred, truth, json_out=json_out, as_json=as_json, slide_mpp=slide_mpp, image=image)
+        _compare(
+            pred, truth, json_out=json_out, as_json=as_json, slide_mpp=slide_mpp, image=image,
+            bin_um=bin_um, allow_loss=allow_loss,
+        )  # fmt: skip
         return
     if sheet is None:
         raise InputError("nothing to evaluate", hint="give a sample sheet, or --pred and --truth")
@@ -139,7 +146,14 @@ def evaluate(
     )
     donor_of = {r.section: r.donor for r in rows}
     only = tuple(fold) if fold else None
-    load = partial(load_all, slide_mpp=slide_mpp, min_counts=min_counts, min_genes=min_genes)
+    load = partial(
+        load_all,
+        slide_mpp=slide_mpp,
+        min_counts=min_counts,
+        min_genes=min_genes,
+        bin_um=bin_um,
+        allow_loss=allow_loss,
+    )
     encoding = Encoding(
         encoder,
         weights,
@@ -231,6 +245,8 @@ def _compare(
     as_json: bool,
     slide_mpp: float | None,
     image: str | None,
+    bin_um: float | None,
+    allow_loss: bool,
 ) -> None:
     if pred is None or truth is None:
         raise InputError("--pred and --truth go together", hint="give both")
@@ -240,7 +256,9 @@ def _compare(
     from bleepdb.files import write_json
     from bleepdb.tissue import read_section
 
-    section = read_section(one_row(truth, image=image), slide_mpp=slide_mpp)
+    section = read_section(
+        one_row(truth, image=image), slide_mpp=slide_mpp, bin_um=bin_um, allow_loss=allow_loss
+    )
     comparison = compare(pred, section)
     if json_out is not None:
         write_json(json_out, comparison.to_json())

@@ -13,8 +13,10 @@ from bleepdb.errors import EmptyAtlasError
 from .connecting import OPENING, Opening, connected
 from .inputs import (
     AtlasOption,
+    BinOption,
     DonorOption,
     ImageOption,
+    LossOption,
     MinCountsOption,
     MinGenesOption,
     SectionOption,
@@ -54,6 +56,8 @@ def index(
     slide_mpp: SlideMppOption = None,
     min_counts: MinCountsOption = 10,
     min_genes: MinGenesOption = 5,
+    bin_um: BinOption = None,
+    allow_loss: LossOption = False,
     allow_upsampling: UpsamplingOption = False,
     opening: Opening = OPENING,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
@@ -77,7 +81,14 @@ def index(
     )
     check_fields(rows, field or (), where=sheet)
     trained = load_model(model)
-    sections = load_all(rows, slide_mpp=slide_mpp, min_counts=min_counts, min_genes=min_genes)
+    sections = load_all(
+        rows,
+        slide_mpp=slide_mpp,
+        min_counts=min_counts,
+        min_genes=min_genes,
+        bin_um=bin_um,
+        allow_loss=allow_loss,
+    )
     most = most_upsampling(allowed=allow_upsampling)
     check_sections(sections, trained, max_upsampling=most)
     waiting = sections

@@ -22,8 +22,8 @@ SHEET_SUFFIXES = (".csv", ".tsv", ".txt")
 SheetArgument = Annotated[
     Path,
     typer.Argument(
-        help="Sample sheet (CSV/TSV), or one section: an .h5ad, a Space Ranger outs folder, or "
-        "legacy ST counts (.tsv.gz).",
+        help="Sample sheet (CSV/TSV), or one section: an .h5ad, a Space Ranger or Visium HD "
+        "folder, a SpatialData .zarr, or legacy ST counts (.tsv.gz).",
         show_default=False,
     ),
 ]
@@ -61,6 +61,21 @@ MinCountsOption = Annotated[
     int, typer.Option("--min-counts", min=1, help="Least counts of a spot.")
 ]
 MinGenesOption = Annotated[int, typer.Option("--min-genes", min=1, help="Least genes of a spot.")]
+BinOption = Annotated[
+    float | None,
+    typer.Option(
+        "--bin-um",
+        help="Edge of the squares that Visium HD bins are pooled to, in µm; else as the sheet "
+        "says, else 56. The bins' own size leaves them as they are.",
+        show_default=False,
+    ),
+]
+LossOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-loss", help="Go on where less than half of the counted spots have a place."
+    ),
+]
 UpsamplingOption = Annotated[
     bool, typer.Option("--allow-upsampling", help="Enlarge tiles beyond 10%.")
 ]
@@ -175,7 +190,13 @@ def without(
 
 
 def load_all(
-    rows: Sequence[SheetRow], *, slide_mpp: float | None, min_counts: int, min_genes: int
+    rows: Sequence[SheetRow],
+    *,
+    slide_mpp: float | None,
+    min_counts: int,
+    min_genes: int,
+    bin_um: float | None = None,
+    allow_loss: bool = False,
 ) -> list[Section]:
     """Read all sections, show what their spots hold, and warn of what is odd."""
     from bleepdb.tissue import load_section
@@ -185,7 +206,14 @@ def load_all(
         for done, row in enumerate(rows):
             move(done, len(rows))
             loaded.append(
-                load_section(row, slide_mpp=slide_mpp, min_counts=min_counts, min_genes=min_genes)
+                load_section(
+                    row,
+                    slide_mpp=slide_mpp,
+                    min_counts=min_counts,
+                    min_genes=min_genes,
+                    bin_um=bin_um,
+                    allow_loss=allow_loss,
+                )
             )
         move(len(rows), len(rows))
     show_quality(loaded)

@@ -12,8 +12,10 @@ from bleepdb.errors import InputError
 
 from .inputs import (
     MOST_SEED,
+    BinOption,
     DonorOption,
     ImageOption,
+    LossOption,
     MinCountsOption,
     MinGenesOption,
     SectionOption,
@@ -111,6 +113,8 @@ def train(
     seed: Annotated[
         int, typer.Option("--seed", min=0, max=MOST_SEED, help="Recorded in the card.")
     ] = 0,
+    bin_um: BinOption = None,
+    allow_loss: LossOption = False,
     allow_upsampling: UpsamplingOption = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier model in this folder.")
@@ -141,7 +145,14 @@ def train(
     geometry = TileGeometry(tuple(scale_um or DEFAULT_SCALES_UM), tile_px, resampling)
     backbone = load_backbone(encoder, weights=weights)
     spec = FeatureSpec.of(backbone, levels, geometry)  # type: ignore[arg-type] # `of` checks the name
-    sections = load_all(rows, slide_mpp=slide_mpp, min_counts=min_counts, min_genes=min_genes)
+    sections = load_all(
+        rows,
+        slide_mpp=slide_mpp,
+        min_counts=min_counts,
+        min_genes=min_genes,
+        bin_um=bin_um,
+        allow_loss=allow_loss,
+    )
     with bar("encoding tiles") as move:
         pairs = collect_pairs(
             sections,

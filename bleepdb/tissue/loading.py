@@ -44,6 +44,8 @@ def load_section(
     slide_mpp: float | None = None,
     min_counts: int = MIN_COUNTS,
     min_genes: int = MIN_GENES,
+    bin_um: float | None = None,
+    allow_loss: bool = False,
 ) -> Loaded:
     """Read the section that a row names, and check all that can be checked before it is used.
 
@@ -55,6 +57,8 @@ def load_section(
         Microns per pixel of its image as the user states it; goes before every other source.
     min_counts, min_genes
         As in `spot_qc`.
+    bin_um, allow_loss
+        As in `read_section`.
 
     Raises
     ------
@@ -64,7 +68,9 @@ def load_section(
         If its image cannot be read, or its spots are not on it.
     """
     section, qc = spot_qc(
-        read_section(row, slide_mpp=slide_mpp), min_counts=min_counts, min_genes=min_genes
+        read_section(row, slide_mpp=slide_mpp, bin_um=bin_um, allow_loss=allow_loss),
+        min_counts=min_counts,
+        min_genes=min_genes,
     )
     if section.slide_path is None:
         return Loaded(section, qc, None, ())
