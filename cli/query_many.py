@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.progress import (
@@ -83,7 +84,8 @@ def bars(slides: int) -> Iterator[Bars]:
 def run(many: Many) -> RunReport:
     """Impute all slides; where that is interrupted, say how to go on."""
     try:
-        return many.run()
+        with bars(len(many.rows)) as watch:
+            return replace(many, watch=watch).run()
     except KeyboardInterrupt:
         note(
             f"interrupted: what is written is whole ({many.report}). The same command again skips "

@@ -16,7 +16,7 @@ from bleepdb.files import cache_dir
 from bleepdb.querying.genes import choose_genes
 from bleepdb.querying.output import bytes_a_place
 from bleepdb.querying.places import THUMBNAIL_PX, locate
-from bleepdb.querying.resuming import is_current, request_of
+from bleepdb.querying.resuming import is_current, refuse_foreign, request_of
 from bleepdb.querying.slide import check_query
 from bleepdb.tissue import open_slide, read_tiles
 
@@ -212,7 +212,10 @@ def _look(
     seen.size_px, seen.slide_mpp = located.size_px, located.slide_mpp
     seen.mpp_source, seen.places = located.mpp_source, len(located.names)
     seen.warnings = located.warnings
-    if many.force or output is not None:
+    if output is not None:
+        return located
+    refuse_foreign(many.output(row))
+    if many.force:
         return located
     facts = is_current(
         many.output(row),

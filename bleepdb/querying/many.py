@@ -28,7 +28,7 @@ from bleepdb.files import file_digest
 from bleepdb.querying.ahead import Encoded, Line, Skipped, Watch
 from bleepdb.querying.cohort import CohortWriter, cohort_parts
 from bleepdb.querying.places import locate
-from bleepdb.querying.resuming import is_current, live_sections, request_of
+from bleepdb.querying.resuming import is_current, live_sections, refuse_foreign, request_of
 from bleepdb.querying.run import write_current
 from bleepdb.querying.run_report import DONE, SKIPPED, Entry, RunReport
 from bleepdb.querying.slide import answer, check_query
@@ -190,6 +190,7 @@ class Many:
     def _open(self, row: SlideRow, location: str, pinned: Pinned) -> PendingPlaces | Skipped:
         """Open a slide and start to read its tiles, or find that its output is there."""
         query = row.query()
+        refuse_foreign(self.output(row))
         if not self.force and (facts := self._kept(row, query, location, pinned)) is not None:
             return Skipped(dict(facts))
         return locate(query, self.model, self.settings).begin(self.model)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from bleepdb.atlas import Atlas, Pinned
+    from bleepdb.atlas import Pinned
     from bleepdb.encoders import Model
     from bleepdb.querying.settings import Query, QuerySettings
 
@@ -104,11 +104,31 @@ def is_current(path: Path, *, request: str, atlas: str, pinned: Pinned) -> Mappi
     return facts if all(facts.get(k) == v for k, v in wanted.items()) else None
 
 
+def refuse_foreign(path: Path) -> None:
+    """Refuse to replace an HDF5 file that no query has written: it may be a measured section.
+
+    What cannot be read at all, such as half of an output, is replaced.
+
+    Raises
+    ------
+    InputError
+        If there is one.
+    """
+    if not path.is_file():
+        return
+    try:
+        with open_hdf5(path, "imputed") as file:
+            ours = CARD in file
+    except InputError:
+        return
+    if not ours:
+        raise InputError(
+            "is there and was not written by `bleepdb query`",
+            where=path,
+            hint="name another folder for the outputs, or move it",
+        )
+
+
 def live_sections(pinned: Pinned) -> dict[str, str]:
     """Return the revision of each live section: what a generation stands for, for who reads."""
     return {s.section: s.revision for s in pinned.manifest.live}
-
-
-def same_atlas(atlas: Atlas, pinned: Pinned) -> bool:
-    """Tell whether what is live is still what was pinned."""
-    return atlas.read_manifest(pinned.collection).revisions == pinned.manifest.revisions

@@ -461,3 +461,15 @@ def test_a_slide_that_is_of_another_kind_than_the_atlas_is_warned_of(small, slid
     assert "simulated" in said[0]
     assert not [t for t in report.entries[1].warnings if "is of" in t]
     assert document(tmp_path)["slides"][0]["fields"]["scanner"] == "X"
+
+
+def test_a_measured_section_is_not_replaced_by_an_output_of_its_name(small, slides, tmp_path):
+    ad.AnnData(np.ones((3, 2), np.float32)).write_h5ad(tmp_path / "a.h5ad")
+    before = (tmp_path / "a.h5ad").read_bytes()
+    for force in (False, True):
+        report = job(small, slides[:2], tmp_path, force=force).run()
+        assert report.entries[0].status == "failed"
+        assert "was not written by" in report.entries[0].reason
+        assert (tmp_path / "a.h5ad").read_bytes() == before
+        plan = foresee(job(small, slides[:2], tmp_path, force=force))
+        assert plan.slides[0].reason == report.entries[0].reason
