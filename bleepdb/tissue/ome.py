@@ -109,8 +109,10 @@ def levels_of(
     if base.size != image.size:
         raise TiffError(f"its OME-XML says {image.size}, and directory {image.ifd} {base.size}")
     if image.channels != RGB_SAMPLES or base.samples != RGB_SAMPLES:
-        channels = f"{image.channels} channel{'s' if image.channels != 1 else ''}"
-        if base.samples == 1:
+        channels = f"{image.channels} channels"
+        if image.channels == 1:
+            channels = "one grey channel"
+        elif base.samples == 1:
             channels += " of their own planes, which looks like fluorescence"
         raise _unfit(path, channels, "export it as 8-bit RGB")
     if base.planar != CONTIGUOUS:

@@ -83,7 +83,9 @@ def open_slide(path: Path, *, mpp: float | None = None, max_pixels: int | None =
     raise SlideError(
         f"no reader opens it ({'; '.join(f'{who}: {what}' for who, what in said.items())})",
         where=path,
-        hint="give a slide that OpenSlide reads, a JPEG, a PNG or a TIFF",
+        hint="fetch or export the image again"
+        if "tifffile" in said
+        else "give a slide that OpenSlide reads, a JPEG, a PNG or a TIFF",
     )
 
 

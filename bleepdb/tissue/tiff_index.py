@@ -165,7 +165,7 @@ def read_directories(path: Path) -> tuple[Directory, ...]:
         except TIFFFILE_ERRORS as error:
             raise TiffError(f"its tags are damaged: {one_line(error)}") from error
     if not found:
-        raise TiffError("it holds no image")
+        raise TiffError("it breaks off before its first directory")
     return found
 
 
@@ -186,8 +186,19 @@ def _directories(pages: Any, *, children: bool) -> Iterator[Directory]:  # noqa:
         if page.offset in seen:
             raise TiffError("its directories run in a circle")
         seen.add(page.offset)
+        if children and _following(page) >= page.parent.filehandle.size:
+            raise TiffError("it breaks off: a directory lies beyond the end of the file")
         below = page.pages if children and page.subifds else None
         yield _directory(page, tuple(_directories(below, children=False)) if below else ())
+
+
+def _following(page: Any) -> int:  # noqa: ANN401 # tifffile's page
+    """Where the next directory lies; 0 after the last."""
+    handle, form = page.parent.filehandle, page.parent.tiff
+    handle.seek(page.offset)
+    (tags,) = struct.unpack(form.tagnoformat, handle.read(form.tagnosize))
+    handle.seek(page.offset + form.tagnosize + tags * form.tagsize)
+    return int(struct.unpack(form.offsetformat, handle.read(form.offsetsize))[0])
 
 
 def _directory(page: Any, children: tuple[Directory, ...]) -> Directory:  # noqa: ANN401 # tifffile's page

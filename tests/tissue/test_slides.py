@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import numpy as np
 import openslide
@@ -66,10 +67,71 @@ def test_ndpi_reads_the_level_that_is_fine_enough(real_data):
     ("name", "size"), [("camelyon_lowlevel.dcm", (1152, 700)), ("sm_image.dcm", (50, 50))]
 )
 def test_dicom(real_data, name, size):
-    with open_slide(real_data / "slides" / name) as slide:
-        assert slide.size_px == size
+    path = real_data / "slides" / name
+    with open_slide(path) as slide, openslide.OpenSlide(path) as reference:
+        assert (slide.reader, slide.size_px) == ("OpenSlide dicom", size)
         assert len(slide.digest) == 64
         assert slide.thumbnail(40).shape[1] == 40
+        whole = np.asarray(reference.read_region((0, 0), 0, size).convert("RGB"))
+        x, y, w, h = size[0] // 3, size[1] // 3, size[0] // 2, size[1] // 2
+        np.testing.assert_array_equal(slide.region(0, x, y, w, h), whole[y : y + h, x : x + w])
+        # As the file's PixelSpacing says, in mm.
+        assert slide.mpp == pytest.approx({"sm_image.dcm": 0.499}.get(name, slide.mpp))
+
+
+def test_ndpi_regions_of_every_level(real_data):
+    path = real_data / "slides" / "test3-DAPI.ndpi"
+    with open_slide(path) as slide, openslide.OpenSlide(path) as reference:
+        assert slide.facts()["objective_power"] == 40
+        for level, (width, height) in enumerate(slide.level_sizes):
+            w, h = max(1, width // 3), max(1, height // 3)
+            at = (w * 2**level, h * 2**level)
+            expected = np.asarray(reference.read_region(at, level, (w, h)).convert("RGB"))
+            np.testing.assert_array_equal(slide.region(level, w, h, w, h), expected)
+
+
+def test_mrxs(slide_files, tmp_path):
+    pixels = slide_files.tissue_like(1024, 512)
+    path = slide_files.write_mrxs(tmp_path / "a.mrxs", pixels, left_out={(3, 1)})
+    with open_slide(path) as slide, openslide.OpenSlide(path) as reference:
+        assert (slide.reader, slide.mpp, slide.levels) == ("OpenSlide mirax", 0.25, (1, 2, 4))
+        for level, size in enumerate(slide.level_sizes):
+            whole = slide.region(level, 0, 0, *size)
+            assert (
+                np.abs(whole[:32].astype(int) - slide_files.halved(pixels, 2**level)[:32]).mean()
+                < 5
+            )
+            rgba = reference.read_region((64, 32), level, (100, 60))
+            white = Image.new("RGBA", rgba.size, "white")
+            expected = np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
+            got = slide.region(level, 64 >> level, 32 >> level, 100, 60)
+            np.testing.assert_array_equal(got, expected)
+        # What the scanner did not take is white.
+        assert (slide.region(0, 3 * 128, 128, 128, 128) == 255).all()
+        digest = slide.digest
+    # The pixels lie in other files than the one that is named, and belong to the digest.
+    data = tmp_path / "a" / "Data0000.dat"
+    changed = bytearray(data.read_bytes())
+    changed[-20] ^= 1
+    data.write_bytes(changed)
+    with open_slide(path) as slide:
+        assert slide.digest != digest
+    (tmp_path / "a" / "Index.dat").unlink()
+    with pytest.raises(SlideError, match=r"a\.mrxs: no reader opens it \(OpenSlide: .*Index\.dat"):
+        open_slide(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["CMU-1-Small-Region.svs", "test3-DAPI.ndpi", "camelyon_lowlevel.dcm", "kidney-48-5.tif"],
+)
+def test_facts_are_json_and_are_what_is_read(real_data, name):
+    with open_slide(real_data / "slides" / name) as slide:
+        facts = json.loads(json.dumps(slide.facts()))
+        assert facts["reader"] == slide.reader
+        assert (facts["size_px"], facts["mpp"]) == (list(slide.size_px), slide.mpp)
+        assert [level["factor"] for level in facts["levels"]] == list(slide.levels)
+        assert {"vendor", "objective_power", "mpp_source", "mpp_from"} <= set(facts)
 
 
 def test_plain_tiff_without_mpp(real_data):

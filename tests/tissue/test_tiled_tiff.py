@@ -58,7 +58,7 @@ def test_the_real_svs_all_over(real_data):
     )
 
 
-@pytest.mark.parametrize("tile", [64, 240, 256])
+@pytest.mark.parametrize("tile", [64, 240])
 @pytest.mark.parametrize("tables", [False, True])
 @pytest.mark.parametrize("marks", ["none", "right", "wrong"])
 @pytest.mark.parametrize(
