@@ -141,7 +141,7 @@ def test_the_join_is_told_and_refused_below_half(tmp_path, disc):
     assert section.notes[0].startswith(f"{counted - int(0.6 * counted)} of {counted} bins")
     table["barcode"] = table["barcode"].str.replace("s_008", "s_016")
     table.to_parquet(path)
-    with pytest.raises(SectionError, match="0 of .* bins with counts have a place") as caught:
+    with pytest.raises(SectionError, match=r"0 of .* bins with counts have a place") as caught:
         read(folder, allow_loss=True)
     assert "allow-loss" not in str(caught.value)
 

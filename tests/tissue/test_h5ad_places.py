@@ -171,7 +171,7 @@ def test_a_dense_matrix_is_read_in_steps(make, monkeypatch):
     def dense(adata):
         adata.X = adata.X.toarray()
 
-    expected = read(make(lambda a: None, "sparse.h5ad"))
+    expected = read(make(lambda _: None, "sparse.h5ad"))
     monkeypatch.setattr(annotated, "DENSE_STEP", 100)
     assert read(make(dense, "dense.h5ad")).digest == expected.digest
 

@@ -93,8 +93,7 @@ def of_visium(folder, zarr_format=3, **made):
 def visium(tmp_path_factory):
     """A Visium store of each format, its places and counts."""
     folder = tmp_path_factory.mktemp("visium")
-    made = {f: of_visium(folder / f"v{f}.zarr", f) for f in (2, 3)}
-    return made
+    return {f: of_visium(folder / f"v{f}.zarr", f) for f in (2, 3)}
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
@@ -341,7 +340,7 @@ def test_links_are_not_followed(store, tmp_path, part):
     outside = tmp_path / "outside"
     shutil.move(path / part, outside)
     (path / part).symlink_to(outside)
-    with pytest.raises(SectionError, match="is a link|no table that annotates"):
+    with pytest.raises(SectionError, match=r"is a link|no table that annotates"):
         read(path)
 
 
@@ -433,7 +432,7 @@ def test_maps_that_are_not_read_say_so(tmp_path):
 
 
 def test_polygons_without_the_extra(real_data, monkeypatch):
-    monkeypatch.setattr(elements, "find_spec", lambda name: None)
+    monkeypatch.setattr(elements, "find_spec", lambda _: None)
     path = real_data / "spatialdata" / "blobs_v3.zarr"
     assert len(elements.read_region(path, "shapes", "blobs_circles").xy) == 5
     with pytest.raises(

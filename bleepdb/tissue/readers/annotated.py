@@ -118,7 +118,7 @@ def _matrix(group: Group, key: str, path: Path) -> sp.csr_matrix:
     item = group[key]
     if is_group(item) or getattr(item, "ndim", 0) != 2:
         stored = read_element(group, key, path)
-        if sp.issparse(stored) and stored.format in ("csr", "csc"):
+        if isinstance(stored, sp.csr_matrix | sp.csc_matrix | sp.csr_array | sp.csc_array):
             # SciPy's routines trust indices, and would read outside of memory.
             stored.check_format(full_check=True)
         return sp.csr_matrix(stored)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -11,7 +13,7 @@ from pandas.api.types import is_numeric_dtype
 from bleepdb.errors import SectionError
 from bleepdb.tissue.readers import scale as scales
 from bleepdb.tissue.readers.assemble import as_counts, assemble, join_barcodes, panel_of
-from bleepdb.tissue.readers.tables import Table, refuse_duplicates
+from bleepdb.tissue.readers.tables import Table, refuse_duplicates, unpacked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +27,9 @@ AGAIN: Final = "correct the table and run again"
 ASSAY: Final = "st"
 PIXEL_COLUMNS: Final = ("pixel_x", "pixel_y")
 SELECTED: Final = "selected"
+NAMED_COLUMNS: Final = (PIXEL_COLUMNS, ("X", "Y"))
+"""Pixel columns of a table whose first column holds the spots' names."""
+SPOT: Final = re.compile(r"(\d+(?:\.\d+)?)x(\d+(?:\.\d+)?)")
 IMAGE_ENDINGS: Final = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 
 
@@ -33,8 +38,10 @@ def read_legacy_st(
 ) -> Section:
     """Read ``{stem}.tsv`` (rows are spots ``{x}x{y}``, columns genes) and its spot table.
 
-    The spot table is ``{stem}_selection.tsv`` beside it; the image, where the row names none,
-    ``{stem}.jpg`` (``.png``, ``.tif``).
+    The spot table is ``{stem}_selection.tsv`` beside it, or ``spots_{stem}.csv`` with the spots'
+    names and their pixels X and Y; the image, where the row names none, ``{stem}.jpg``
+    (``.png``, ``.tif``) or ``HE_{stem}.jpg``. Tables may be CSV or TSV, packed (``.gz``) or not,
+    and the counts may have spots as columns.
 
     Parameters
     ----------
@@ -49,7 +56,8 @@ def read_legacy_st(
         If a table is missing or damaged, or the two do not belong together.
     """
     path = row.expression
-    stem = path.name.removesuffix(".gz").removesuffix(".tsv").removesuffix("_stdata")
+    stem = path.name.removesuffix(".gz").removesuffix(".tsv").removesuffix(".csv")
+    stem = stem.removesuffix("_stdata")
     barcodes, genes, values = _counts(path)
     spots = read_selection(_selection(path.parent, stem))
     counted, placed, notes = join_barcodes(barcodes, spots.names, path, allow_loss=allow_loss)
@@ -91,16 +99,33 @@ class Selection:
             table = table.take(table.numbers(SELECTED) == 1)
             if not table.rows:
                 raise SectionError("no spot is selected", where=table.path, hint=AGAIN)
-        self.array_xy: NDArray[np.float64] = np.rint(
-            np.column_stack([table.numbers("x"), table.numbers("y")])
-        )
+        columns = PIXEL_COLUMNS
+        if table.has("x", "y"):
+            array = np.column_stack([table.numbers("x"), table.numbers("y")])
+        else:
+            array = _array_of(table)
+            columns = next((c for c in NAMED_COLUMNS if table.has(*c)), PIXEL_COLUMNS)
+        self.array_xy: NDArray[np.float64] = np.rint(array)
         self.names = [f"{x:.0f}x{y:.0f}" for x, y in self.array_xy]
-        self.xy_px: NDArray[np.float64] = np.column_stack([table.numbers(c) for c in PIXEL_COLUMNS])
+        self.xy_px: NDArray[np.float64] = np.column_stack([table.numbers(c) for c in columns])
         refuse_duplicates(self.names, "spots", table.path)
 
 
+def _array_of(table: Table) -> NDArray[np.float64]:
+    """(spots, 2) places on the array, from the names in the first column."""
+    found = [SPOT.fullmatch(row[0]) for row in table.rows]
+    wrong = next((n for n, m in zip(table.lines, found, strict=True) if m is None), None)
+    if wrong is not None:
+        raise SectionError(
+            f"no columns x and y, and line {wrong} does not name a spot such as 10x12",
+            where=table.path,
+            hint=AGAIN,
+        )
+    return np.array([[float(m[1]), float(m[2])] for m in found if m is not None])
+
+
 def read_selection(path: Path) -> Selection:
-    """Read a spot table with the columns x, y, pixel_x, pixel_y and perhaps selected.
+    """Read a spot table: x, y, pixel_x, pixel_y and perhaps selected; or names, X and Y.
 
     Raises
     ------
@@ -113,10 +138,13 @@ def read_selection(path: Path) -> Selection:
 def _selection(folder: Path, stem: str) -> Path:
     tried = [
         f"{stem}_selection.tsv",
-        f"{stem}_selection.tsv.gz",
         f"spot_data-selection-{stem}.tsv",
         f"{stem}_spot_data-selection.tsv",
+        f"spots_{stem}.csv",
+        f"{stem}_selection.csv",
+        f"{stem}.spots.csv",
     ]
+    tried = [name for plain in tried for name in (plain, f"{plain}.gz")]
     for name in tried:
         if (folder / name).is_file():
             return folder / name
@@ -126,30 +154,43 @@ def _selection(folder: Path, stem: str) -> Path:
 
 
 def _image_beside(folder: Path, stem: str) -> Path | None:
-    candidates = (folder / f"{stem}{ending}" for ending in IMAGE_ENDINGS)
+    names = (stem, f"HE_{stem}", f"{stem}_HE")
+    candidates = (folder / f"{name}{ending}" for name in names for ending in IMAGE_ENDINGS)
     return next((path for path in candidates if path.is_file()), None)
 
 
 def _counts(path: Path) -> tuple[list[str], list[str], NDArray[np.float64]]:
     """Spot names, gene names and the (spots, genes) values of a counts table."""
+    text = unpacked(path)
+    first = text[: 2**16].split(b"\n", 1)[0]
+    sep = "\t" if b"\t" in first else ","
     try:
         # The header is read as a row, since pandas would rename genes that stand twice.
-        head = pd.read_csv(path, sep="\t", header=None, nrows=1, dtype=str, keep_default_na=False)
-        body = pd.read_csv(path, sep="\t", header=None, skiprows=1, index_col=0, dtype={0: str})
+        head = pd.read_csv(
+            io.BytesIO(text), sep=sep, header=None, nrows=1, dtype=str, keep_default_na=False
+        )
+        body = pd.read_csv(
+            io.BytesIO(text), sep=sep, header=None, skiprows=1, index_col=0, dtype={0: str}
+        )
     except (OSError, EOFError, ValueError) as error:
         raise SectionError(
             f"not a readable table of counts ({' '.join(str(error).split())[:160]})",
             where=path,
             hint="fetch or write the file again",
         ) from error
-    genes = [str(cell).strip() for cell in head.iloc[0]]
-    if len(genes) == body.shape[1] + 1:
-        genes = genes[1:]
-    if len(genes) != body.shape[1]:
+    columns = [str(cell).strip() for cell in head.iloc[0]]
+    if len(columns) == body.shape[1] + 1:
+        columns = columns[1:]
+    if len(columns) != body.shape[1]:
         raise SectionError(
-            f"{len(genes)} gene names for {body.shape[1]} columns", where=path, hint=AGAIN
+            f"{len(columns)} gene names for {body.shape[1]} columns", where=path, hint=AGAIN
         )
-    text = [g for g, kind in zip(genes, body.dtypes, strict=True) if not is_numeric_dtype(kind)]
-    if text:
-        raise SectionError(f"column {text[0]} does not hold numbers", where=path, hint=AGAIN)
-    return [str(b) for b in body.index], genes, body.to_numpy(np.float64)
+    text_at = [
+        c for c, kind in zip(columns, body.dtypes, strict=True) if not is_numeric_dtype(kind)
+    ]
+    if text_at:
+        raise SectionError(f"column {text_at[0]} does not hold numbers", where=path, hint=AGAIN)
+    rows, values = [str(b).strip() for b in body.index], body.to_numpy(np.float64)
+    if all(SPOT.fullmatch(c) for c in columns) and not any(SPOT.fullmatch(r) for r in rows):
+        return columns, rows, values.T
+    return rows, columns, values

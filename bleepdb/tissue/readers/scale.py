@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 VISIUM_PITCH_UM: Final = 100.0
 VISIUM_SPOT_UM: Final = 55.0
+SPACE_RANGER_SPOT_UM: Final = 65.0
+"""What Space Ranger's ``spot_diameter_fullres`` spans: by the pitch 64.8 to 64.9 µm in folders of
+three versions, where a spot is 55 µm wide."""
 ST_PITCH_UM: Final = 200.0
 ST_SPOT_UM: Final = 100.0
 DISAGREE: Final = 0.05
@@ -46,7 +49,7 @@ class Scale:
 
 
 def choose_mpp(candidates: Sequence[tuple[str, float | None]], where: Path) -> Scale:
-    """Take the first known mpp; note (and log) the others that differ by more than 5%.
+    """Take the first known mpp; note the others that differ by more than 5%, each once.
 
     Parameters
     ----------
@@ -79,7 +82,7 @@ def choose_mpp(candidates: Sequence[tuple[str, float | None]], where: Path) -> S
         if abs(value / mpp - 1) > DISAGREE
     )
     for note in notes:
-        log.warning("%s: %s", where, note)
+        log.info("%s: %s", where, note)
     return Scale(mpp, source, notes)
 
 
@@ -126,6 +129,30 @@ def mpp_of_array(
             return None
         kept = off_px <= max(LOOSE_FIT * pitch_um * px_per_um, 3 * float(np.median(off_px)))
     return 1 / px_per_um
+
+
+def mpp_of_diameter(diameter_px: float | None, beside: float | None) -> float | None:
+    """Microns per pixel from Space Ranger's ``spot_diameter_fullres``.
+
+    Parameters
+    ----------
+    diameter_px
+        That diameter, in pixels of the full-resolution image, or None.
+    beside
+        What another source says, or None. Where it agrees with spots of 55 µm, which other tools
+        write under that name, those are taken.
+
+    Returns
+    -------
+    float or None
+        None where there is no diameter.
+    """
+    if diameter_px is None:
+        return None
+    as_spots = VISIUM_SPOT_UM / diameter_px
+    if beside is not None and abs(as_spots / beside - 1) <= DISAGREE:
+        return as_spots
+    return SPACE_RANGER_SPOT_UM / diameter_px
 
 
 def mpp_of_neighbours(xy_px: NDArray[np.float64], pitch_um: float) -> float | None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 AGAIN: Final = "fetch the folder again as Space Ranger wrote it"
 BIN_UM: Final = "bin_size_um"
 MPP: Final = "microns_per_pixel"
+DIAMETER: Final = "spot_diameter_fullres"
 REDUCED_IMAGES: Final = {
     HIRES_IMAGE: "tissue_hires_scalef",
     LOWRES_IMAGE: "tissue_lowres_scalef",
@@ -92,9 +93,11 @@ def read_spaceranger(
         notes = (*notes, f"{outs.matrix.name} is read, since there is no filtered matrix")
     factor = image_factor(row.image, outs, factors)
     reference, doubts = reference_of(outs, factors, factor)
+    pitch_mpp = _pitch_mpp(positions)
     derived = [
         ("scalefactors", positive(factors, MPP, outs)),
-        ("spot pitch", _pitch_mpp(positions)),
+        ("spot pitch", pitch_mpp),
+        ("spot diameter", scales.mpp_of_diameter(positive(factors, DIAMETER, outs), pitch_mpp)),
     ]
     on_image = [(source, None if m is None else m / factor) for source, m in derived]
     return assemble(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHOWN = 5
+STEP_BYTES = 2**22
 MOST_BYTES = 2**30
 """A table of text that unpacks to more than this is refused: those of a section are a hundred
 times smaller."""
@@ -81,7 +82,12 @@ def unpacked(path: Path, *, first: int | None = None) -> bytes:
         with gzip.open(path, "rb") if packed else path.open("rb") as handle:
             if first is not None:
                 return handle.read(first)
-            data = handle.read(MOST_BYTES + 1)
+            # In steps: asked for all at once, the limit itself would be allocated.
+            parts, left = [], MOST_BYTES + 1
+            while left and (part := handle.read(min(left, STEP_BYTES))):
+                parts.append(part)
+                left -= len(part)
+            data = b"".join(parts)
     except FileNotFoundError:
         raise SectionError("no such file", where=path, hint="check the path") from None
     except (OSError, EOFError, zlib.error) as error:
