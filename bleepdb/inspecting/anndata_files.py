@@ -269,11 +269,13 @@ def _scalar(item: Any) -> float | None:  # noqa: ANN401 - whatever is stored
 
 
 def _columns(obs: Any, wanted: Sequence[str]) -> NDArray[np.float64] | None:  # noqa: ANN401 - a group, or not
-    items = [obs.get(c) if isinstance(obs, h5py.Group) else None for c in wanted]
-    if not all(
-        isinstance(i, h5py.Dataset) and i.ndim == 1 and i.dtype.kind in "iuf" and not is_large(i)
-        for i in items
-    ):
+    found = [obs.get(c) if isinstance(obs, h5py.Group) else None for c in wanted]
+    items = [
+        i
+        for i in found
+        if isinstance(i, h5py.Dataset) and i.ndim == 1 and i.dtype.kind in "iuf" and not is_large(i)
+    ]
+    if len(items) < len(wanted):
         return None
     values = [np.asarray(i[:MOST_VALUES], np.float64) for i in items]
     if len({len(v) for v in values}) > 1:

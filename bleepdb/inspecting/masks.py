@@ -33,7 +33,8 @@ def inspect_geojson(path: Path) -> Inspection | None:
         found = Findings(path)
         found.note(f"larger than {MOST_JSON // 2**20} MB: not looked at")
         return found.made("json", "a large JSON document")
-    if isinstance(document, list):  # as QuPath exported features once
+    first = document[0] if isinstance(document, list) and document else None
+    if isinstance(first, dict) and first.get("type") == FEATURES[1]:  # as QuPath once exported
         document = {"type": "FeatureCollection", "features": document}
     if not isinstance(document, dict) or document.get("type") not in FEATURES:
         return None

@@ -179,9 +179,12 @@ def _storage(path: Path) -> Storage | None:
 
 
 def _next_directory(tiff: tifffile.TiffFile) -> int:
-    """Return where the last directory that was read says the next one is; 0 where it is the last."""
+    """Return where the last directory says that the next one is; 0 where there is none."""
     layout = tiff.tiff
-    tiff.filehandle.seek(tiff.pages.next_page_offset)
+    pointer = tiff.pages.next_page_offset
+    if pointer is None:
+        return 0
+    tiff.filehandle.seek(pointer)
     data = tiff.filehandle.read(layout.offsetsize)
     return int.from_bytes(data, "little" if layout.byteorder == "<" else "big")
 
