@@ -17,8 +17,11 @@ from .inputs import (
     BinOption,
     ImageOption,
     LossOption,
+    MaskOption,
     MinCountsOption,
     MinGenesOption,
+    MisfitOption,
+    OverlayFolderOption,
     SlideMppOption,
     UpsamplingOption,
     is_sheet,
@@ -82,6 +85,9 @@ def evaluate(
     min_genes: MinGenesOption = 5,
     bin_um: BinOption = None,
     allow_loss: LossOption = False,
+    mask: MaskOption = None,
+    allow_misfit: MisfitOption = False,
+    overlay: OverlayFolderOption = None,
     allow_upsampling: UpsamplingOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     growth: Annotated[
@@ -153,6 +159,9 @@ def evaluate(
         min_genes=min_genes,
         bin_um=bin_um,
         allow_loss=allow_loss,
+        mask=mask,
+        allow_misfit=allow_misfit,
+        overlay=overlay,
     )
     encoding = Encoding(
         encoder,

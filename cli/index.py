@@ -17,8 +17,11 @@ from .inputs import (
     DonorOption,
     ImageOption,
     LossOption,
+    MaskOption,
     MinCountsOption,
     MinGenesOption,
+    MisfitOption,
+    OverlayFolderOption,
     SectionOption,
     SheetArgument,
     SlideMppOption,
@@ -58,6 +61,9 @@ def index(
     min_genes: MinGenesOption = 5,
     bin_um: BinOption = None,
     allow_loss: LossOption = False,
+    mask: MaskOption = None,
+    allow_misfit: MisfitOption = False,
+    overlay: OverlayFolderOption = None,
     allow_upsampling: UpsamplingOption = False,
     opening: Opening = OPENING,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
@@ -88,6 +94,9 @@ def index(
         min_genes=min_genes,
         bin_um=bin_um,
         allow_loss=allow_loss,
+        mask=mask,
+        allow_misfit=allow_misfit,
+        overlay=overlay,
     )
     most = most_upsampling(allowed=allow_upsampling)
     check_sections(sections, trained, max_upsampling=most)

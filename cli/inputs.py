@@ -76,6 +76,27 @@ LossOption = Annotated[
         "--allow-loss", help="Go on where less than half of the counted spots have a place."
     ),
 ]
+MaskOption = Annotated[
+    str | None,
+    typer.Option(
+        "--mask",
+        help="How tissue is found: otsu (of log optical density, the default), hsv or entropy; or "
+        "a file that draws it: GeoJSON (QuPath), a TRIDENT or CLAM .h5, a WSIData .zarr.",
+    ),
+]
+MisfitOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-misfit",
+        help="Go on where a slide looks turned, mirrored, rescaled or foreign beside its spots.",
+    ),
+]
+OverlayFolderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--overlay", help="Draw each section's image, tissue and spots into this folder (PNG)."
+    ),
+]
 UpsamplingOption = Annotated[
     bool, typer.Option("--allow-upsampling", help="Enlarge tiles beyond 10%.")
 ]
@@ -85,6 +106,24 @@ MOST_SEED = 2**32 - 1  # NumPy and torch take this one, and each below
 def most_upsampling(*, allowed: bool) -> float:
     """Return how many times finer than its slide a tile may be."""
     return float("inf") if allowed else 1.1
+
+
+def refuse_mask(mask: str | None, slides: int) -> None:
+    """Refuse a mask that is neither a method nor a file, or one slide's mask for several."""
+    from bleepdb.tissue.mask import METHODS
+
+    if mask is None or mask.lower() in METHODS:
+        return
+    if not Path(mask).exists():
+        raise InputError(
+            "no such mask", where=mask, hint=f"use {', '.join(METHODS)}, or name a file"
+        )
+    if slides != 1:
+        raise InputError(
+            f"draws the tissue of one slide, and there are {slides}",
+            where=mask,
+            hint="give one section, or a method",
+        )
 
 
 def refuse_output(path: Path, *, reads: Sequence[Path | None] = ()) -> None:
@@ -197,10 +236,16 @@ def load_all(
     min_genes: int,
     bin_um: float | None = None,
     allow_loss: bool = False,
+    mask: str | None = None,
+    allow_misfit: bool = False,
+    overlay: Path | None = None,
 ) -> list[Section]:
     """Read all sections, show what their spots hold, and warn of what is odd."""
     from bleepdb.tissue import load_section
 
+    refuse_mask(mask, len(rows))
+    if overlay is not None:
+        refuse_place(overlay / "section.png")
     loaded: list[Loaded] = []
     with bar("reading sections") as move:
         for done, row in enumerate(rows):
@@ -213,6 +258,9 @@ def load_all(
                     min_genes=min_genes,
                     bin_um=bin_um,
                     allow_loss=allow_loss,
+                    mask=mask,
+                    allow_misfit=allow_misfit,
+                    overlay=None if overlay is None else overlay / f"{row.section}.png",
                 )
             )
         move(len(rows), len(rows))

@@ -16,8 +16,11 @@ from .inputs import (
     DonorOption,
     ImageOption,
     LossOption,
+    MaskOption,
     MinCountsOption,
     MinGenesOption,
+    MisfitOption,
+    OverlayFolderOption,
     SectionOption,
     SheetArgument,
     SlideMppOption,
@@ -51,6 +54,14 @@ ScaleOption = Annotated[
         "--scale-um", help="Edge of a tile in µm (repeatable, one a scale). Default: 176 and 400."
     ),
 ]
+TileMppOption = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--tile-mpp",
+        help="Microns per pixel of a tile, instead of --scale-um (repeatable, one a scale): 0.5 "
+        "with --tile-px 224 is a field of 112 µm.",
+    ),
+]
 TilePxOption = Annotated[int, typer.Option("--tile-px", help="Pixels a side of a resampled tile.")]
 ResamplingOption = Annotated[
     str,
@@ -79,6 +90,25 @@ def hyper_of(pairs: list[str] | None) -> dict[str, Any]:
     return made
 
 
+def scales_of(
+    scale_um: list[float] | None, tile_mpp: list[float] | None, tile_px: int
+) -> tuple[float, ...]:
+    """Return edges of tiles in µm from --scale-um, or from --tile-mpp times --tile-px."""
+    from bleepdb.tissue.geometry import mpp_fault
+
+    if scale_um and tile_mpp:
+        raise InputError(
+            "--scale-um and --tile-mpp both say how large a tile is", hint="leave one of them out"
+        )
+    for mpp in tile_mpp or ():
+        fault = mpp_fault(mpp)
+        if fault is not None:
+            raise InputError(f"--tile-mpp {fault}", hint="such as 0.5")
+    if tile_mpp:
+        return tuple(round(mpp * tile_px, 6) for mpp in tile_mpp)
+    return tuple(scale_um or DEFAULT_SCALES_UM)
+
+
 def train(
     sheet: SheetArgument,
     out: Annotated[
@@ -91,6 +121,7 @@ def train(
         str, typer.Option("--levels", help="multilevel or penultimate features.")
     ] = "multilevel",
     scale_um: ScaleOption = None,
+    tile_mpp: TileMppOption = None,
     tile_px: TilePxOption = 224,
     resampling: ResamplingOption = "area",
     set_hyper: Annotated[
@@ -115,6 +146,9 @@ def train(
     ] = 0,
     bin_um: BinOption = None,
     allow_loss: LossOption = False,
+    mask: MaskOption = None,
+    allow_misfit: MisfitOption = False,
+    overlay: OverlayFolderOption = None,
     allow_upsampling: UpsamplingOption = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier model in this folder.")
@@ -142,7 +176,7 @@ def train(
         donors=exclude_donor or (),
         where=sheet,
     )
-    geometry = TileGeometry(tuple(scale_um or DEFAULT_SCALES_UM), tile_px, resampling)
+    geometry = TileGeometry(scales_of(scale_um, tile_mpp, tile_px), tile_px, resampling)
     backbone = load_backbone(encoder, weights=weights)
     spec = FeatureSpec.of(backbone, levels, geometry)  # type: ignore[arg-type] # `of` checks the name
     sections = load_all(
@@ -152,6 +186,9 @@ def train(
         min_genes=min_genes,
         bin_um=bin_um,
         allow_loss=allow_loss,
+        mask=mask,
+        allow_misfit=allow_misfit,
+        overlay=overlay,
     )
     with bar("encoding tiles") as move:
         pairs = collect_pairs(

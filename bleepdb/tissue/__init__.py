@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from bleepdb.tissue.grid import tile_centres
     from bleepdb.tissue.loading import Loaded, load_section
     from bleepdb.tissue.mask import TissueMask, tissue_mask
+    from bleepdb.tissue.masks_in import find_tissue
+    from bleepdb.tissue.overlay import Marks, draw_overlay
     from bleepdb.tissue.qc import SpotQC, spot_qc
     from bleepdb.tissue.readers.dispatch import read_section
     from bleepdb.tissue.section import Section
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Loaded": "loading",
+    "Marks": "overlay",
     "Registration": "check",
     "Section": "section",
     "SheetRow": "sheet",
@@ -37,7 +40,9 @@ _HOMES = {
     "TileStream": "stream",
     "TissueMask": "mask",
     "check_registration": "check",
+    "draw_overlay": "overlay",
     "edge_fraction": "tiles",
+    "find_tissue": "masks_in",
     "load_section": "loading",
     "open_slide": "slides",
     "read_section": "readers.dispatch",
@@ -51,6 +56,7 @@ _HOMES = {
 }
 __all__ = [
     "Loaded",
+    "Marks",
     "Registration",
     "Section",
     "SheetRow",
@@ -61,7 +67,9 @@ __all__ = [
     "TileStream",
     "TissueMask",
     "check_registration",
+    "draw_overlay",
     "edge_fraction",
+    "find_tissue",
     "load_section",
     "open_slide",
     "read_section",

@@ -1,27 +1,34 @@
-"""Where the tissue is: Otsu's threshold on the logarithm of optical density."""
+"""Where the tissue is: Otsu's threshold on the logarithm of optical density, or on a rival."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
+from skimage.filters.rank import entropy
 from skimage.morphology import disk
 
-from bleepdb.errors import SlideError
+from bleepdb.errors import InputError, SlideError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bleepdb.tissue.slide import Slide
 
+Method = Literal["otsu", "hsv", "entropy"]
+OTSU: Final = "otsu"
+METHODS: Final[tuple[str, ...]] = get_args(Method)
+
 MAX_PX: Final = 1024
 BLUR_PX: Final = 2.0
 OD_OFFSET: Final = 0.02
 """Added before the logarithm; the optical density of one grey level, about."""
+ENTROPY_PX: Final = 5
+"""Radius within which grey levels are counted, in pixels of the thumbnail."""
 CLOSING: Final = 3
 SMALLEST_SHARE: Final = 1e-3
 """Pieces smaller than this share of the image are specks."""
@@ -41,10 +48,13 @@ class TissueMask:
         (h, w) bool, over the whole slide.
     scale
         Pixels of the mask per level-0 pixel.
+    source
+        How it was found: a method of `tissue_mask`, or the file that drew it.
     """
 
     mask: NDArray[np.bool_]
     scale: float
+    source: str = OTSU
 
     def covers(self, xy_px: NDArray[np.float64]) -> NDArray[np.bool_]:
         """(n,) bool: which places (level-0 pixels) are on tissue; outside the image none is."""
@@ -78,29 +88,43 @@ class TissueMask:
         return np.asarray(ndimage.map_coordinates(self._sums, [y, x], order=1, mode="nearest"))
 
 
-def tissue_mask(slide: Slide, *, max_px: int = MAX_PX) -> TissueMask:
+def tissue_mask(
+    slide: Slide,
+    *,
+    method: str = OTSU,
+    max_px: int = MAX_PX,
+    thumbnail: NDArray[np.uint8] | None = None,
+) -> TissueMask:
     """Find the tissue on an H&E slide.
 
-    Otsu's threshold (IEEE Trans. SMC 1979) on the logarithm of the optical density summed over
-    RGB, on a thumbnail; holes are closed and specks dropped. The logarithm keeps pale stroma,
-    which a threshold on density or saturation loses.
+    Otsu's threshold (IEEE Trans. SMC 1979) on a thumbnail; holes are closed and specks dropped.
 
     Parameters
     ----------
     slide
         An open slide.
+    method
+        What the threshold is taken of. ``"otsu"``: the logarithm of the optical density summed
+        over RGB, which keeps pale stroma. ``"hsv"``: saturation, as CLAM does; pen and tinted
+        glass pass for tissue. ``"entropy"``: of the grey levels within 5 pixels of the thumbnail,
+        which sees texture and no colour.
     max_px
         Longer side of the thumbnail.
+    thumbnail
+        That thumbnail, (h, w, 3) uint8, where it was read before.
 
     Raises
     ------
+    InputError
+        If the method is not known.
     SlideError
         If nothing stands out against the background, or the background is dark.
     """
-    thumbnail = slide.thumbnail(max_px)
-    density = -np.log((thumbnail.astype(np.float32) + 1) / 256).sum(axis=2)
-    density = ndimage.gaussian_filter(density, BLUR_PX, mode="nearest")
-    level = np.log(density + OD_OFFSET)
+    if method not in METHODS:
+        raise InputError(f"unknown mask {method!r}", hint=f"use {', '.join(METHODS)} or a file")
+    thumbnail = slide.thumbnail(max_px) if thumbnail is None else thumbnail
+    density = ndimage.gaussian_filter(optical_density(thumbnail), BLUR_PX, mode="nearest")
+    level = {"hsv": _saturation, "entropy": _entropy}.get(method, _log_density)(thumbnail, density)
     # scikit-image ships no types; where all values are alike its threshold is that value.
     found = level > threshold_otsu(level)  # type: ignore[no-untyped-call]
     if found.any() and density[found].mean() - density[~found].mean() < LEAST_CONTRAST:
@@ -116,7 +140,29 @@ def tissue_mask(slide: Slide, *, max_px: int = MAX_PX) -> TissueMask:
         raise SlideError(
             "no tissue found", where=slide.path, hint="is this an H&E slide, and not blank?"
         )
-    return TissueMask(mask, thumbnail.shape[1] / slide.size_px[0])
+    return TissueMask(mask, thumbnail.shape[1] / slide.size_px[0], method)
+
+
+def optical_density(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(h, w) float32: optical density summed over RGB; white is 0."""
+    return np.asarray(-np.log((rgb.astype(np.float32) + 1) / 256).sum(axis=2))
+
+
+def _log_density(thumbnail: NDArray[np.uint8], density: NDArray[np.float32]) -> NDArray[np.float32]:  # noqa: ARG001 - as its rivals
+    return np.asarray(np.log(density + OD_OFFSET))
+
+
+def _saturation(thumbnail: NDArray[np.uint8], density: NDArray[np.float32]) -> NDArray[np.float32]:  # noqa: ARG001 - as its rivals
+    rgb = ndimage.gaussian_filter(
+        thumbnail.astype(np.float32), (BLUR_PX, BLUR_PX, 0), mode="nearest"
+    )
+    most = rgb.max(axis=2)
+    return np.asarray((most - rgb.min(axis=2)) / np.maximum(most, 1))
+
+
+def _entropy(thumbnail: NDArray[np.uint8], density: NDArray[np.float32]) -> NDArray[np.float32]:  # noqa: ARG001 - as its rivals
+    grey = thumbnail.mean(axis=2).astype(np.uint8)
+    return np.asarray(entropy(grey, disk(ENTROPY_PX)), dtype=np.float32)  # type: ignore[no-untyped-call] # scikit-image ships no types
 
 
 def _closed(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

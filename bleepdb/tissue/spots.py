@@ -13,6 +13,7 @@ from bleepdb.tissue.readers.hdf5 import open_hdf5
 from bleepdb.tissue.readers.legacy_st import PIXEL_COLUMNS, Selection
 from bleepdb.tissue.readers.positions import is_positions, read_positions
 from bleepdb.tissue.readers.tables import Table, read_rows, refuse_duplicates
+from bleepdb.tissue.tile_lists import is_tile_list, read_tile_list
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 NAME_COLUMNS: Final = ("barcode", "name", "spot", "tile_id")
 HINT: Final = (
     "give a CSV or TSV with the columns x_px and y_px, a legacy spot table, Space Ranger's "
-    "tissue_positions, or an .h5ad"
+    "tissue_positions, an .h5ad, or the tiles of TRIDENT, CLAM (.h5) or WSIData (.zarr)"
 )
 
 
@@ -47,14 +48,20 @@ def read_spots(path: Path) -> Spots:
     Taken are: a CSV or TSV with ``x_px`` and ``y_px`` (and perhaps ``barcode`` or ``name``); a
     legacy spot table with ``pixel_x`` and ``pixel_y`` (named ``{x}x{y}`` as its counts are);
     Space Ranger's ``tissue_positions`` as CSV with or without header or as parquet (spots under
-    tissue); an ``.h5ad`` with ``obsm["spatial"]``.
+    tissue); an ``.h5ad`` with ``obsm["spatial"]``; a tile list of TRIDENT or CLAM (``.h5``) or
+    WSIData (``.zarr``), whose tiles' centres are named ``tile-0``, ``tile-1``, ...
 
     Raises
     ------
+    InputError
+        If a tile list holds no tiles, or does not say their size.
     SectionError
         If the file is missing or damaged, lacks columns, holds no spots, names a spot twice, or
         a cell is not a number; with line and column.
     """
+    if is_tile_list(path):
+        tiles = read_tile_list(path)
+        return _checked([f"tile-{i}" for i in range(len(tiles.xy_px))], tiles.xy_px, path)
     if not path.is_file():
         raise SectionError("no such file", where=path, hint=HINT)
     suffix = path.suffix.lower()
