@@ -12,6 +12,7 @@ from bleepdb import names
 from bleepdb.errors import InputError, SectionError, SheetError
 from bleepdb.tissue.binning import LARGEST_UM
 from bleepdb.tissue.geometry import mpp_fault
+from bleepdb.tissue.readers.hest import hest_sample
 from bleepdb.tissue.readers.layout import HIRES
 from bleepdb.tissue.readers.outs import hires_picture
 from bleepdb.tissue.readers.tables import read_rows
@@ -83,7 +84,8 @@ def read_sheet(path: Path) -> list[SheetRow]:
     Columns: ``section`` (or ``sample``, ``sample_id``, ``library_id``), ``donor`` (or
     ``patient``), ``tissue`` and ``expression`` are required; ``species`` (default human),
     ``assay``, ``image``, ``mpp`` and ``bin_um`` are optional; any further column is a field of
-    the section. Relative paths start at the sheet's folder.
+    the section. Relative paths start at the sheet's folder. ``expression`` may be the root of a
+    HEST-1k folder, where the section's name is the sample's id.
 
     Raises
     ------
@@ -220,6 +222,8 @@ def _row(cells: Mapping[str, str], base: Path, line: int) -> tuple[SheetRow | No
             (names.SPECIES, f"{species!r} is not known; use {', '.join(names.SPECIES_KNOWN)}")
         )
     expression = _path(cells, EXPRESSION, base, faults)
+    if expression is not None and names.SECTION_ID.fullmatch(section):
+        expression = hest_sample(expression, section) or expression
     image = _image(cells, base, expression, faults)
     mpp = _mpp(cells, faults)
     bin_um = _bin_um(cells, faults)
@@ -306,7 +310,11 @@ def _repeats(
     """Faults of a section name or a counts path that an earlier row has too."""
     keys = {names.SECTION: cells.get(names.SECTION, "")}
     if cells.get(EXPRESSION):
-        keys[EXPRESSION] = str((base / cells[EXPRESSION].replace("\0", "")).resolve())
+        path = base / cells[EXPRESSION].replace("\0", "")
+        sample = None
+        if names.SECTION_ID.fullmatch(keys[names.SECTION]) and "\0" not in cells[EXPRESSION]:
+            sample = hest_sample(path, keys[names.SECTION])
+        keys[EXPRESSION] = str((sample or path).resolve())
     faults = [
         f"line {line}, column {column}: {cells[column]} stands in line {earlier['line']} too"
         for column, value in keys.items()

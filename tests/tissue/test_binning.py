@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bleepdb.errors import SectionError
-from bleepdb.tissue import read_section, row_for
+from bleepdb.tissue import read_section, read_sheet, row_for
 from bleepdb.tissue.binning import bins_a_side, pool
 from bleepdb.tissue.readers import tenx
 from bleepdb.tissue.readers.visium_hd import read_bins
@@ -61,6 +61,15 @@ def test_the_bins_own_size_leaves_them_as_they_are(tmp_path, disc):
     np.testing.assert_array_equal(section.counts.toarray(), disc.counts[filled])
     np.testing.assert_allclose(section.xy_px, disc.xy[filled])
     assert section.pitch_um == 8
+
+
+def test_the_sheet_may_say_the_size_and_the_option_goes_before_it(tmp_path, disc):
+    disc.write(tmp_path)
+    sheet = tmp_path / "s.csv"
+    sheet.write_text("section,donor,tissue,expression,bin_um\ns,P,any,.,24\n")
+    (row,) = read_sheet(sheet)
+    assert read_section(row).pitch_um == 24
+    assert read_section(row, bin_um=8).pitch_um == 8
 
 
 def test_the_digest_depends_on_the_bins(tmp_path, disc):

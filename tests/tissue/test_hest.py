@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import h5py
 import numpy as np
 import pytest
 from PIL import Image
 
-from bleepdb.errors import GeneError, SectionError
-from bleepdb.tissue import read_section, read_sheet, row_for
+from bleepdb.errors import BleepdbError, GeneError, SectionError, SheetError
+from bleepdb.tissue import load_section, read_section, read_sheet, row_for
 from bleepdb.tissue.readers.layout import look
 
 from .section_files import write_hest
@@ -127,6 +128,53 @@ def test_the_folder_itself_names_its_sections(tmp_path):
         SectionError, match=r"HEST-1k folder of 1 sections; give one of them.*TENX1"
     ):
         read(tmp_path, section="s")
+
+
+def test_the_folder_and_a_sheet_of_its_samples(tmp_path):
+    paths = [write_hest(tmp_path, name) for name in ("TENX1", "TENX2")]
+    sheet = tmp_path / "samples.csv"
+    sheet.write_text("section,donor,tissue,expression\nTENX1,P1,x,.\nTENX2,P2,x,.\n")
+    rows = read_sheet(sheet)
+    assert [r.expression.resolve() for r in rows] == [p.resolve() for p in paths]
+    assert [read_section(r).slide_path.name for r in rows] == ["TENX1.tif", "TENX2.tif"]
+    sheet.write_text("section,donor,tissue,expression\nTENX1,P1,x,.\nB,P2,x,st/TENX1.h5ad\n")
+    with pytest.raises(SheetError, match=r"st/TENX1\.h5ad stands in line 2 too"):
+        read_sheet(sheet)
+    for name in ("TENX3", "..", "../st/TENX1"):
+        sheet.write_text(f"section,donor,tissue,expression\n{name},P1,x,.\n")
+        with pytest.raises(BleepdbError):
+            read_section(read_sheet(sheet)[0])
+
+
+def test_simulated_sections_in_the_layout_are_those_of_the_sheet(tmp_path):
+    """What the simulator writes, moved into the layout, is read the same without image and mpp."""
+    from bleepdb.simulation import SimulationSettings, simulate
+    from bleepdb.simulation import write as write_simulation
+
+    donors = SimulationSettings().donors[:2]
+    few = SimulationSettings(sections_per_donor=1, mpp=2.0, field_um=2000.0, donors=donors)
+    rows = read_sheet(write_simulation(simulate(few, seed=1), tmp_path / "plain"))
+    for part in ("st", "wsis", "metadata"):
+        (tmp_path / "hest" / part).mkdir(parents=True)
+    lines = ["section,donor,tissue,species,assay,expression,stain"]
+    for row in rows:
+        shutil.copy(row.expression, tmp_path / "hest" / "st" / f"{row.section}.h5ad")
+        with Image.open(row.image) as image:
+            image.save(tmp_path / "hest" / "wsis" / f"{row.section}.tif")
+            said = {"fullres_height": image.height, "fullres_width": image.width}
+        said |= {"pixel_size_um_estimated": 2.0, "st_technology": "Visium"}
+        (tmp_path / "hest" / "metadata" / f"{row.section}.json").write_text(json.dumps(said))
+        lines.append(
+            f"{row.section},{row.donor},{row.tissue},{row.species},{row.assay},.,"
+            f"{row.fields['stain']}"
+        )
+    (tmp_path / "hest" / "samples.csv").write_text("\n".join(lines))
+    again = read_sheet(tmp_path / "hest" / "samples.csv")
+    for row, other in zip(rows, again, strict=True):
+        expected, found = load_section(row), load_section(other)
+        assert found.section.digest == expected.section.digest
+        assert found.on_tissue == pytest.approx(expected.on_tissue, abs=0.01)
+        assert found.section.slide_path.suffix == ".tif"
 
 
 def test_genes_of_another_species_are_refused_too(tmp_path):

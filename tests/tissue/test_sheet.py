@@ -29,6 +29,18 @@ def faults_of(path):
     return caught.value.faults
 
 
+def test_the_size_of_bins(folder):
+    text = "section,donor,tissue,expression,bin_um\nA,P,x,a.h5ad,{}\n"
+    (row,) = read_sheet(sheet(folder, text.format("24")))
+    assert (row.bin_um, row.fields) == (24.0, {})
+    assert read_sheet(sheet(folder, text.format("")))[0].bin_um is None
+    for cell in ("0", "-8", "nan", "5000"):
+        (fault,) = faults_of(sheet(folder, text.format(cell)))
+        assert fault.startswith("line 2, column bin_um: ")
+    (fault,) = faults_of(sheet(folder, text.format("small")))
+    assert "'small' is not a number" in fault
+
+
 def test_a_good_sheet(folder):
     rows = read_sheet(
         sheet(

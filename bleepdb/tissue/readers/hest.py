@@ -101,6 +101,19 @@ def hest_parts(path: Path) -> HestParts | None:
     return parts if parts.slide or parts.metadata or parts.patches else None
 
 
+def hest_sample(root: Path, name: str) -> Path | None:
+    """Return ``st/NAME.h5ad`` of a HEST-1k folder; None where there is none.
+
+    Parameters
+    ----------
+    root
+        The folder that holds ``st/``.
+    name
+        A section's name, without anything of a path in it.
+    """
+    return _file(root / "st" / f"{name}.h5ad") if root.is_dir() else None
+
+
 def _file(path: Path) -> Path | None:
     return path if path.is_file() else None
 

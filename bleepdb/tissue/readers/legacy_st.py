@@ -56,10 +56,9 @@ def read_legacy_st(
         If a table is missing or damaged, or the two do not belong together.
     """
     path = row.expression
-    stem = path.name.removesuffix(".gz").removesuffix(".tsv").removesuffix(".csv")
-    stem = stem.removesuffix("_stdata")
+    stem = stem_of(path)
     barcodes, genes, values = _counts(path)
-    spots = read_selection(_selection(path.parent, stem))
+    spots = read_selection(find_spot_table(path.parent, stem))
     counted, placed, notes = join_barcodes(barcodes, spots.names, path, allow_loss=allow_loss)
     pitch_mpp = scales.mpp_of_array(
         scales.ST_PITCH_UM * spots.array_xy, spots.xy_px, scales.ST_PITCH_UM
@@ -74,11 +73,17 @@ def read_legacy_st(
         scale=scales.choose_mpp(
             [("--slide-mpp", slide_mpp), ("sheet", row.mpp), ("array pitch", pitch_mpp)], path
         ),
-        slide_path=row.image or _image_beside(path.parent, stem),
+        slide_path=row.image or find_image(path.parent, stem),
         pitch_um=scales.ST_PITCH_UM,
         spot_diameter_um=scales.ST_SPOT_UM,
         notes=notes,
     )
+
+
+def stem_of(path: Path) -> str:
+    """Return what the names of a section's counts, spot table and image have in common."""
+    stem = path.name.removesuffix(".gz").removesuffix(".tsv").removesuffix(".csv")
+    return stem.removesuffix("_stdata")
 
 
 class Selection:
@@ -135,7 +140,14 @@ def read_selection(path: Path) -> Selection:
     return Selection(Table.read(path))
 
 
-def _selection(folder: Path, stem: str) -> Path:
+def find_spot_table(folder: Path, stem: str) -> Path:
+    """Return the spot table that lies beside counts.
+
+    Raises
+    ------
+    SectionError
+        If there is none.
+    """
     tried = [
         f"{stem}_selection.tsv",
         f"spot_data-selection-{stem}.tsv",
@@ -153,7 +165,8 @@ def _selection(folder: Path, stem: str) -> Path:
     )
 
 
-def _image_beside(folder: Path, stem: str) -> Path | None:
+def find_image(folder: Path, stem: str) -> Path | None:
+    """Return the image that lies beside counts, or None."""
     names = (stem, f"HE_{stem}", f"{stem}_HE")
     candidates = (folder / f"{name}{ending}" for name in names for ending in IMAGE_ENDINGS)
     return next((path for path in candidates if path.is_file()), None)
