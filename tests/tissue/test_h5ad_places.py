@@ -130,6 +130,8 @@ def test_places_at_the_scale_of_the_picture_are_found_out(make, told_by):
     np.testing.assert_allclose(section.xy_px, visium_adata()[0].obsm["spatial"])
     assert section.slide_mpp == pytest.approx(0.5)
     assert "places are stored at the scale of the reduced image (0.1)" in section.notes[0]
+    spots = read_spots(section.source)
+    np.testing.assert_allclose(spots.xy_px, section.xy_px)
 
 
 @pytest.mark.parametrize("told_by", [{}, {"diameter": False}, {"picture": False}])

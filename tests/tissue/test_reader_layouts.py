@@ -170,6 +170,24 @@ def test_the_small_picture_is_kept_with_its_scale(make_outs):
     assert "tissue_hires_image.png is left out" in read(outs).notes[0]
 
 
+def test_what_is_near_to_a_section_is_told_apart(tmp_path, make_outs):
+    from .section_files import visium_adata
+
+    adata, _ = visium_adata()
+    adata.write_h5ad(tmp_path / "a.h5")
+    with pytest.raises(SectionError, match=r"not a 10x matrix, but AnnData; name the file \.h5ad"):
+        read(tmp_path / "a.h5")
+    for part in ("obs", "var", "X"):
+        (tmp_path / "a.zarr" / part).mkdir(parents=True)
+    assert look(tmp_path / "a.zarr").fault == "AnnData in Zarr is not read"
+    outs = make_outs()
+    shutil.copytree(outs / "spatial", outs / "segmented_outputs" / "spatial")
+    assert "segmented cells" in look(outs / "segmented_outputs").fault
+    (outs / "filtered_feature_bc_matrix.h5").unlink()
+    with pytest.raises(SectionError, match=r"neither filtered_feature_bc_matrix\.h5 nor"):
+        read(outs)
+
+
 def test_antibodies_and_probes_beside_genes(make_outs, counts):
     types = ["Gene Expression"] * 9 + ["Antibody Capture"] * 3
     outs = make_outs(types=types, genomes=["GRCh38"] * 9 + [""] * 3)

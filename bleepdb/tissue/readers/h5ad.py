@@ -89,7 +89,7 @@ def read_h5ad(
     if not kept.all():
         notes.append(f"{(~kept).sum()} of {len(kept)} spots are not under tissue")
     visium = (row.assay or assay).lower() == ASSAY
-    xy_px = places.full_px * factor
+    xy_px = places.xy_px * factor
     on_image = [
         ("h5ad", None if places.file_mpp is None else places.file_mpp / factor),
         *stated,

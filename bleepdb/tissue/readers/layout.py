@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from bleepdb.errors import SectionError
 from bleepdb.tissue.readers.hest import hest_parts
-from bleepdb.tissue.readers.outs import MATRIX_FOLDERS, find_outs, hd_bins, outs_folder
+from bleepdb.tissue.readers.outs import BINNED, MATRIX_FOLDERS, find_outs, hd_bins, outs_folder
 from bleepdb.tissue.readers.store import store_of
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ __all__ = ["HIRES", "READ", "Kind", "Seen", "kind_of", "look", "outs_folder"]
 Kind = Literal["h5ad", "hest", "spaceranger", "visium hd", "spatialdata", "legacy st"]
 
 HIRES: Final = "hires"
+SEGMENTED: Final = "segmented_outputs"
 READ: Final = (
     "give an AnnData .h5ad, a Space Ranger outs/ folder, a SpatialData .zarr, "
     "or a legacy ST counts table (.tsv, .csv, also .gz)"
@@ -95,6 +96,13 @@ def _look(path: Path) -> Seen:
 def _folder(path: Path) -> Seen:
     if store_of(path) is not None:
         return _seen("spatialdata")
+    if path.name == SEGMENTED:
+        return Seen(
+            None,
+            "cells of a Visium HD section",
+            "holds segmented cells, which are not read",
+            f"give {BINNED}/ beside it",
+        )
     if hd_bins(path) or _is_bin(path):
         return _seen("visium hd")
     if find_outs(path) is not None or path.name.endswith(MATRIX_FOLDERS):
@@ -107,6 +115,8 @@ def _folder(path: Path) -> Seen:
             f"a HEST-1k folder of {len(found)} sections",
             f"give one of them, such as {found[0]}",
         )
+    if (path / "obs").is_dir() and (path / "var").is_dir():
+        return Seen(None, "an AnnData store", "AnnData in Zarr is not read", "write it as .h5ad")
     return Seen(None, "a folder", "a folder without spatial/ in it", READ)
 
 

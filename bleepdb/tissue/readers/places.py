@@ -54,12 +54,12 @@ class Places:
     ----------
     obs
         The table of spots, barcodes as index.
-    xy_px
+    stored
         (spots, 2) float64, as the file stores them.
     file_mpp
         Microns per pixel that ``uns["spatial"]`` states, or None.
     reduced
-        Pixels of the frame that `xy_px` is in per full-resolution pixel, where the file's own
+        Pixels of the frame that `stored` is in per full-resolution pixel, where the file's own
         scale factors tell that the places were stored at the scale of its reduced image;
         else 1.
     pictures
@@ -70,16 +70,16 @@ class Places:
     """
 
     obs: pd.DataFrame
-    xy_px: NDArray[np.float64]
+    stored: NDArray[np.float64]
     file_mpp: float | None
     reduced: float = 1.0
     pictures: tuple[tuple[str, float, tuple[int, int]], ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
-    def full_px(self) -> NDArray[np.float64]:
+    def xy_px(self) -> NDArray[np.float64]:
         """(spots, 2) float64 in pixels of the full-resolution image."""
-        return self.xy_px / self.reduced
+        return self.stored / self.reduced
 
     @property
     def under_tissue(self) -> NDArray[np.bool_]:

@@ -315,7 +315,12 @@ def _refuse_old(handle: h5py.File, path: Path) -> None:
             where=path,
             hint="write it again with Cell Ranger 3 or later, or as .h5ad",
         )
-    raise SectionError("no group named matrix: not a 10x matrix", where=path, hint=AGAIN)
+    annotated = {"X", "obs", "var"} <= set(handle)
+    raise SectionError(
+        "no group named matrix: not a 10x matrix" + (", but AnnData" if annotated else ""),
+        where=path,
+        hint="name the file .h5ad" if annotated else AGAIN,
+    )
 
 
 def _strings(dataset: h5py.Dataset) -> list[str]:
