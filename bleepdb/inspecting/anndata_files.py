@@ -17,6 +17,7 @@ from bleepdb.inspecting.sections import indexing_next, mpp_facts, needs_image, n
 from bleepdb.tissue.readers import scale as scales
 from bleepdb.tissue.readers.assemble import count_fault
 from bleepdb.tissue.readers.hdf5 import open_hdf5
+from bleepdb.tissue.readers.hest import hest_parts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,11 +78,17 @@ def _section(path: Path, handle: h5py.File) -> Inspection:
         found.lacks("the ending .h5ad", needed_for="train and index", remedy="rename the file")
     single = _one_library(found, handle)
     usable = all((counts, placed, suffixed, single, needs_species(found, species)))
-    needs_image(found)
+    parts = hest_parts(path)
+    slide = None if parts is None else parts.slide
+    if slide is None:
+        needs_image(found)
+    else:
+        found.fact("image", slide.name, f"{slide.name}, as HEST-1k lays it out")
+    title = "an AnnData section" if placed else "an AnnData file without places"
     return found.made(
         "h5ad",
-        "an AnnData section" if placed else "an AnnData file without places",
-        then=indexing_next(path) if usable else None,
+        title if parts is None else f"{title} of HEST-1k layout",
+        then=indexing_next(path, image=slide is None) if usable else None,
     )
 
 

@@ -87,8 +87,8 @@ def _told(
     found: Findings, slide: Slide, magic: str | None, storage: Storage | None, *, tissue: bool
 ) -> Inspection:
     path = found.path
-    properties, pictures = _openslide_says(path)
-    vendor = properties.get(openslide.PROPERTY_NAME_VENDOR)
+    known = slide.facts()
+    vendor, pictures = known.get("vendor"), _associated(path)
     width, height = slide.size_px
     found.fact("reader", slide.reader)
     found.fact("format", vendor or magic)
@@ -97,18 +97,19 @@ def _told(
         found.fact("mpp", None, "not stated")
         found.lacks("the microns per pixel (mpp)", needed_for="any tile", remedy=NEEDS_MPP)
     else:
-        found.fact("mpp", slide.mpp, f"{slide.mpp:.4g} µm a pixel, from {slide.mpp_source}")
+        stated = f", {known['mpp_from']}" if known.get("mpp_from") else ""
+        found.fact("mpp", slide.mpp, f"{slide.mpp:.4g} µm a pixel, from {slide.mpp_source}{stated}")
         across, down = (n * slide.mpp / 1000 for n in slide.size_px)
         found.fact("size mm", [across, down], f"{across:.3g} x {down:.3g} mm")
-    power = properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)
+    power = known.get("objective_power")
     if power is not None:
-        found.fact("objective", power, f"{power}x")
+        found.fact("objective", power, f"{power:g}x")
     found.fact(
         "levels",
         [list(s) for s in slide.level_sizes],
         f"{len(slide.levels)}: " + ", ".join(f"{f:.4g}x" for f in slide.levels),
     )
-    _storage_facts(found, properties, storage)
+    _storage_facts(found, known["levels"][0], storage)
     if pictures:
         found.fact("pictures", pictures)
     shown = [p for p in pictures if p in PRIVATE]
@@ -133,15 +134,15 @@ def _told(
     return found.made("image" if plain else "slide", what, then=then)
 
 
-def _openslide_says(path: Path) -> tuple[dict[str, str], list[str]]:
-    """Properties and names of the associated pictures, where OpenSlide knows the format."""
+def _associated(path: Path) -> list[str]:
+    """Names of the pictures that come with a slide, where OpenSlide knows the format."""
     try:
         if openslide.OpenSlide.detect_format(path) is None:
-            return {}, []
+            return []
         with openslide.OpenSlide(path) as handle:
-            return dict(handle.properties), sorted(handle.associated_images)
+            return sorted(handle.associated_images)
     except openslide.OpenSlideError:
-        return {}, []
+        return []
 
 
 def _storage(path: Path) -> Storage | None:
@@ -189,14 +190,13 @@ def _next_directory(tiff: tifffile.TiffFile) -> int:
     return int.from_bytes(data, "little" if layout.byteorder == "<" else "big")
 
 
-def _storage_facts(found: Findings, properties: dict[str, str], storage: Storage | None) -> None:
-    tile: Any = None
+def _storage_facts(found: Findings, level: dict[str, Any], storage: Storage | None) -> None:
+    tile, codec = level.get("tile_px"), level.get("compression")
     if storage is not None:
-        found.fact("compression", f"{storage.compression}, {storage.photometric}".lower())
-        tile = storage.tile_px
-    sides = [properties.get(f"openslide.level[0].tile-{side}") for side in ("width", "height")]
-    if tile is None and all(s is not None and s.isdecimal() for s in sides):
-        tile = tuple(int(s) for s in sides if s is not None)
+        tile = tile or storage.tile_px
+        codec = f"{storage.compression}, {storage.photometric}".lower()
+    if codec is not None:
+        found.fact("compression", codec)
     if tile is not None:
         found.fact("stored in", list(tile), f"tiles of {tile[0]} x {tile[1]} px")
     elif storage is not None:

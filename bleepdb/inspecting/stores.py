@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import zarr
 
+from bleepdb.errors import SectionError
 from bleepdb.inspecting.findings import Findings, quoted
 from bleepdb.inspecting.looking import json_object, names_in
 from bleepdb.inspecting.masks import masked_next
 from bleepdb.inspecting.sections import indexing_next, needs_image
 from bleepdb.tissue.readers.assemble import count_fault
+from bleepdb.tissue.readers.store import store_of
+from bleepdb.tissue.readers.store_sections import choose
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,10 +108,17 @@ def _spatialdata(
         found.lacks("a table of counts", needed_for="train and index",
                     remedy="write the table into the store (sdata.tables)")  # fmt: skip
         return found.made("spatialdata", "a SpatialData store without a table")
-    if len(tables) > 1:
-        found.note(f"{len(tables)} tables: name one by its path, such as {quoted(tables[0])}")
+    store = store_of(path)
+    try:
+        if store is not None:
+            chosen = choose(store)
+            found.fact("index reads", f"table {chosen.table}, region {chosen.region}")
+    except SectionError as error:
+        found.lacks(f"one section: it {error.what}", needed_for="train and index",
+                    remedy=error.hint or "name one by its path")  # fmt: skip
+        usable = False
     needs_image(found)
-    then = indexing_next(tables[0] if len(tables) > 1 else path)
+    then = indexing_next(path)
     return found.made("spatialdata", "a SpatialData store", then=then if usable else None)
 
 
@@ -153,16 +163,12 @@ def _table(found: Findings, table: Path, shapes: list[str], held: dict[str, list
         found.lacks(f"the element {', '.join(gone)}", needed_for="places of its rows",
                     remedy="write it into the store")  # fmt: skip
         usable = False
-    if len(regions) > 1:
-        found.lacks(f"one section in {table.name} ({len(regions)} regions)",
-                    needed_for="train and index", remedy="write one store a section")  # fmt: skip
-        usable = False
-    flat = [str(r) for r in regions if r not in shapes and str(r) not in gone]
+    placed = {*shapes, *held.get("points", [])}
+    flat = [str(r) for r in regions if r not in placed and str(r) not in gone]
     if flat:
-        found.note(
-            f"{', '.join(flat)} is no shape: places of spots are taken from shapes, or from "
-            "obsm['spatial']"
-        )
+        found.lacks(f"places of {', '.join(flat)} (it is no shape)", needed_for="train and index",
+                    remedy="give a table that annotates circles, polygons or points")  # fmt: skip
+        usable = False
     return usable
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
-from bleepdb.errors import BleepdbError, InputError
+from bleepdb.errors import BleepdbError, InputError, SectionError
 from bleepdb.inspecting.findings import Findings, quoted, size_text
 from bleepdb.inspecting.looking import line_count, text_head
 from bleepdb.inspecting.matrices import (
@@ -24,7 +24,15 @@ from bleepdb.inspecting.placing import inspect_positions
 from bleepdb.inspecting.sections import indexing_next, mpp_facts, needs_image
 from bleepdb.inspecting.sheets import inspect_sheet, inspect_slide_sheet, is_sheet, is_slide_sheet
 from bleepdb.tissue.readers import scale as scales
-from bleepdb.tissue.readers.legacy_st import IMAGE_ENDINGS, PIXEL_COLUMNS, read_selection
+from bleepdb.tissue.readers.legacy_st import (
+    NAMED_COLUMNS,
+    PIXEL_COLUMNS,
+    find_image,
+    find_spot_table,
+    read_selection,
+    stem_of,
+)
+from bleepdb.tissue.readers.legacy_st import SPOT as SPOT_NAME
 from bleepdb.tissue.readers.positions import is_positions
 
 if TYPE_CHECKING:
@@ -33,7 +41,6 @@ if TYPE_CHECKING:
 
     from bleepdb.inspecting.findings import Inspection
 
-SPOT_NAME: Final = re.compile(r"\d+(\.\d+)?x\d+(\.\d+)?")
 BARCODE: Final = re.compile(r"[ACGT]{14,}(-\d+)?|s_\d{3}um_\d{5}_\d{5}(-\d+)?")
 GENE: Final = re.compile(r"[A-Za-z][A-Za-z0-9.-]{1,24}")
 MOST_TABLE: Final = 2**28
@@ -41,7 +48,6 @@ WIDE: Final = 2**21
 """Characters of a table that are looked at: a header of all genes has 200,000."""
 LONGEST_LINE: Final = 2**24
 TABLES: Final = (".csv", ".tsv", ".txt", ".tab", ".csv.gz", ".tsv.gz", ".txt.gz")
-SELECTIONS: Final = ("{}_selection.tsv", "{}_selection.tsv.gz", "spot_data-selection-{}.tsv")
 
 
 def inspect_text(path: Path) -> Inspection:
@@ -80,8 +86,11 @@ def _known(path: Path, rows: Sequence[Sequence[str]]) -> Inspection | None:
         return _spots(path, header)
     if is_slide_sheet(lower):
         return inspect_slide_sheet(path)
-    body = rows[1:6]
-    if body and len(header) > 2 and all(SPOT_NAME.fullmatch(r[0]) for r in body if r):
+    body = [r for r in rows[1:6] if r]
+    spots = bool(body) and all(SPOT_NAME.fullmatch(r[0]) for r in body)
+    if spots and any(set(c) <= set(header) for c in NAMED_COLUMNS):
+        return _selection(path)
+    if body and len(header) > 2 and (spots or _spots_are_columns(header)):
         return _counts(path, header)
     if len(header) == 1 and path.name.lower().endswith(TABLES):
         cells = [r[0] for r in rows if r]
@@ -95,36 +104,44 @@ def _known(path: Path, rows: Sequence[Sequence[str]]) -> Inspection | None:
 def _counts(path: Path, header: Sequence[str]) -> Inspection:
     """Tell legacy ST counts: spots, genes, the spot table and the image beside."""
     found = Findings(path)
-    names, genes, whole = _first_cells(path)
+    names, width, whole = _first_cells(path)
+    genes = [c for c in header if c][-width:]
+    if _spots_are_columns(header):
+        names, genes = [c for c in header if c], names
     found.fact("spots", len(names))
-    found.fact("genes", genes)
-    stem = path.name.removesuffix(".gz").removesuffix(".tsv").removesuffix("_stdata")
-    twice = len(header[1:]) - len(set(header[1:]))
+    found.fact("genes", len(genes))
+    stem = stem_of(path)
     if not whole:
         found.lacks(
             "raw counts: values that are not whole numbers stand in it",
             needed_for="train and index",
             remedy="give the raw counts",
         )
-    if twice > 0:
-        found.note(f"{twice:,} gene names of its first part stand twice")
-    table = next((path.with_name(s.format(stem)) for s in SELECTIONS
-                  if path.with_name(s.format(stem)).is_file()), None)  # fmt: skip
-    joined = False
-    if table is None:
-        found.fact("spot table", None, "none beside it")
+    twice = len(genes) - len(set(genes))
+    if twice:
         found.lacks(
-            "the spot table", needed_for="places", remedy=f"put {stem}_selection.tsv beside it"
+            f"unique gene names ({twice:,} stand twice)",
+            needed_for="train and index",
+            remedy="make the names unique",
         )
-    else:
-        joined = _joined(found, table, names)
-    image = next((path.with_name(f"{stem}{e}") for e in IMAGE_ENDINGS
-                  if path.with_name(f"{stem}{e}").is_file()), None)  # fmt: skip
+    try:
+        joined = _joined(found, find_spot_table(path.parent, stem), names)
+    except SectionError as error:
+        found.lacks("the spot table", needed_for="places", remedy=error.hint or "put it beside")
+        joined = False
+    image = find_image(path.parent, stem)
     found.fact("image", None if image is None else image.name, None if image else "none beside it")
     if image is None:
         needs_image(found)
+    whole = whole and not twice
     then = indexing_next(path, image=image is None) if joined and whole else None
     return found.made("legacy st", "a table of counts of legacy Spatial Transcriptomics", then=then)
+
+
+def _spots_are_columns(header: Sequence[str]) -> bool:
+    """Tell counts whose columns are spots and whose rows are genes."""
+    named = [c for c in header if c]
+    return len(named) > 1 and all(SPOT_NAME.fullmatch(c) for c in named[1:])
 
 
 def _joined(found: Findings, table: Path, names: Sequence[str]) -> bool:

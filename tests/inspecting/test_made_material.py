@@ -366,6 +366,9 @@ def test_a_folder_of_hest_layout(tmp_path, told):
     assert "no slide" in found["entries"][1]["state"]
     assert "1 of 2" in found["missing"][0]["what"]
     assert str(tmp_path / "st" / "TENX1.h5ad") in found["next"]
+    assert told(tmp_path / "st" / "TENX1.h5ad")["facts"]["image"] == "TENX1.tif"
+    assert "--image" not in told(tmp_path / "st" / "TENX1.h5ad")["next"]
+    assert "--image IMAGE" in told(tmp_path / "st" / "TENX2.h5ad")["next"]
 
 
 # --- Space Ranger -----------------------------------------------------------------------------
@@ -449,3 +452,17 @@ def test_a_long_list_is_cut_to_the_screen(tmp_path, command, told):
 def test_paths_with_blanks_are_quoted_in_the_next_command(tmp_path):
     path = section(tmp_path / "my section.h5ad")
     assert f"'{path}'" in inspect_path(path).next
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_legacy_counts_with_their_spot_table_in_other_shapes(tmp_path, told, turned):
+    """Spots as rows or as columns; the spot table with names and X, Y."""
+    counts = pd.DataFrame([[3, 0, 1], [1, 4, 2]], ["10x12", "11x12"], ["ERBB2", "ESR1", "MKI67"])
+    path = tmp_path / "A1.csv.gz"
+    (counts.T if turned else counts).to_csv(path)
+    (tmp_path / "spots_A1.csv").write_text("spot,X,Y\n10x12,100,100\n11x12,300,100\n")
+    found = told(path)
+    assert found["kind"] == "legacy st"
+    assert (found["facts"]["spots"], found["facts"]["genes"]) == (2, 3)
+    assert found["facts"]["join"] == {"counted": 2, "placed": 2}
+    assert told(tmp_path / "spots_A1.csv")["kind"] == "spots"
