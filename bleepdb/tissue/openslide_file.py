@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,12 +16,15 @@ from bleepdb.tissue.slide import Slide
 from bleepdb.tissue.stated_mpp import FROM_HEADER, FROM_TAGS, square_mpp, tags_mpp
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 GENERIC: Final = "generic-tiff"
 """OpenSlide's name of a tiled TIFF of no known scanner."""
+EXCITATION: Final = re.compile(r"ExcitationWaveLength=[1-9]")
+EPIFLUORESCENCE: Final = "Epifluorescence illumination"
 
 
 class OpenSlideFile(Slide):
@@ -42,6 +46,8 @@ class OpenSlideFile(Slide):
         self._slide = openslide.OpenSlide(path)
         self.vendor = self._slide.properties.get(openslide.PROPERTY_NAME_VENDOR, "")
         self.reader = f"OpenSlide {self.vendor}"
+        if _fluorescence(self._slide.properties):
+            self.notes = ("its scanner says that it is a fluorescence scan, not H&E",)
         try:
             super().__init__(
                 path,
@@ -118,3 +124,12 @@ class OpenSlideFile(Slide):
     def close(self) -> None:
         """Close the file."""
         self._slide.close()
+
+
+def _fluorescence(said: Mapping[str, str]) -> bool:
+    """Whether a scanner says that it took fluorescence: NDPI names the filter, DICOM the light."""
+    return any(
+        EXCITATION.search(f"{key}={value}") or value == EPIFLUORESCENCE
+        for key, value in said.items()
+        if key.startswith(("hamamatsu.", "dicom.OpticalPathSequence"))
+    )

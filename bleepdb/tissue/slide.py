@@ -65,6 +65,8 @@ class Slide(ABC):
 
     reader: str = "memory"
     """Who reads the file, in words."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of the image before it is used, a clause each."""
 
     def __init__(
         self,
@@ -177,8 +179,8 @@ class Slide(ABC):
         dict
             ``reader``; ``size_px`` [width, height]; ``levels``, a list of ``factor`` and
             ``size_px``; ``mpp`` and ``mpp_source``, or None; ``mpp_from``, where in the file it
-            stands; and what else the reader knows: ``vendor``, ``objective_power``, and of each
-            level ``tile_px`` and ``compression``.
+            stands; ``notes``; and what else the reader knows: ``vendor``, ``objective_power``,
+            and of each level ``tile_px`` and ``compression``.
         """
         return {
             "reader": self.reader,
@@ -190,6 +192,7 @@ class Slide(ABC):
             "mpp": self.mpp,
             "mpp_source": self.mpp_source,
             "mpp_from": self.mpp_from,
+            "notes": list(self.notes),
         }
 
     def __enter__(self) -> Self:

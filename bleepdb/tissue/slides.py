@@ -73,7 +73,10 @@ def open_slide(path: Path, *, mpp: float | None = None, max_pixels: int | None =
                 said["tifffile"] = one_line(error)
                 log.info("%s: not read tile by tile: %s", path, error)
         if vendor is not None:
-            return OpenSlideFile(path, mpp=mpp)
+            slide = OpenSlideFile(path, mpp=mpp)
+            for note in slide.notes:
+                log.warning("%s: %s", path, note)
+            return slide
         if "tifffile" not in said:
             return PlainImage(path, mpp=mpp, max_pixels=max_pixels)
     except openslide.OpenSlideError as error:

@@ -35,8 +35,9 @@ class Jpegs:
     """How the tiles of a made slide are encoded.
 
     `colours` is the TIFF's photometric; `marks` is what the JPEGs say of themselves: "right" (as
-    their encoder writes), "none", or "wrong" (an APP14 mark of the other transform). `tables` puts
-    the tables of the first tile into the TIFF and leaves them out of the tiles.
+    their encoder writes), "none", "wrong" (an APP14 mark of the other transform), or "jfif" (which
+    means YCbCr, whatever the TIFF says). `tables` puts the tables of the first tile into the TIFF
+    and leaves them out of the tiles.
     """
 
     colours: str = "ycbcr"
@@ -60,6 +61,12 @@ class Jpegs:
         if self.marks == "right":
             return data
         data = without(data, {0xE0, 0xEE})
+        if self.marks == "jfif":
+            data = (
+                data[:2]
+                + b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
+                + data[2:]
+            )
         if self.marks == "wrong":
             other = b"\x01" if self.colours == "rgb" else b"\x00"
             data = data[:2] + b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + other + data[2:]

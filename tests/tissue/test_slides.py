@@ -83,6 +83,9 @@ def test_ndpi_regions_of_every_level(real_data):
     path = real_data / "slides" / "test3-DAPI.ndpi"
     with open_slide(path) as slide, openslide.OpenSlide(path) as reference:
         assert slide.facts()["objective_power"] == 40
+        assert slide.facts()["notes"] == [
+            "its scanner says that it is a fluorescence scan, not H&E"
+        ]
         for level, (width, height) in enumerate(slide.level_sizes):
             w, h = max(1, width // 3), max(1, height // 3)
             at = (w * 2**level, h * 2**level)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from bleepdb.tissue import open_slide
 from bleepdb.tissue.openslide_file import OpenSlideFile
+from bleepdb.tissue.planes import planes_of
 from bleepdb.tissue.slide import Slide
 from bleepdb.tissue.tiled_tiff import TiledTiff
 
@@ -60,7 +61,7 @@ def test_the_real_svs_all_over(real_data):
 
 @pytest.mark.parametrize("tile", [64, 240])
 @pytest.mark.parametrize("tables", [False, True])
-@pytest.mark.parametrize("marks", ["none", "right", "wrong"])
+@pytest.mark.parametrize("marks", ["none", "right", "wrong", "jfif"])
 @pytest.mark.parametrize(
     ("colours", "subsampling"),
     [("rgb", "444"), ("ycbcr", "444"), ("ycbcr", "422"), ("ycbcr", "420")],
@@ -334,6 +335,23 @@ def test_scaled_resampling_makes_the_level_that_a_slide_lacks(slide_files, tmp_p
         assert slide.pixels(window).shape == (100, 100, 3)
 
 
+def test_levels_that_are_made_lie_between_those_of_the_slide():
+    """Twice, four and eight times each level, where the next one is not as coarse or coarser."""
+    sizes = ((1001, 800), (250, 200), (62, 50))
+    planes = planes_of((1.0, 4.002, 16.07), sizes)
+    assert [(p.level, p.by) for p in planes] == [
+        (0, 1), (1, 1), (2, 1), (0, 2), (1, 2), (2, 2), (2, 4), (2, 8),
+    ]  # fmt: skip
+    assert [p.size for p in planes] == [
+        *sizes, (501, 400), (125, 100), (31, 25), (16, 13), (8, 7),
+    ]  # fmt: skip
+    assert [p.factor for p in planes[3:5]] == [2.0, 8.004]
+    # A level of 7.95 is not made again as 8.
+    assert [(p.level, p.by) for p in planes_of((1.0, 7.95), ((800, 800), (100, 100)))][2:] == [
+        (0, 2), (0, 4), (1, 2), (1, 4), (1, 8),
+    ]  # fmt: skip
+
+
 def test_facts_of_a_tiled_tiff(slide_files, tmp_path):
     base = slide_files.tissue_like(*SIZE)
     path = slide_files.write_svs(tmp_path / "a.svs", [base, slide_files.halved(base)], tile=128)
@@ -360,4 +378,5 @@ def test_facts_of_a_tiled_tiff(slide_files, tmp_path):
             "mpp_from": "slide header",
             "vendor": "aperio",
             "objective_power": 40.0,
+            "notes": [],
         }
