@@ -15,6 +15,7 @@ from bleepdb.tissue.geometry import mpp_fault
 from bleepdb.tissue.readers.hest import hest_sample
 from bleepdb.tissue.readers.layout import HIRES
 from bleepdb.tissue.readers.outs import hires_picture
+from bleepdb.tissue.readers.store import is_zarr
 from bleepdb.tissue.readers.tables import read_rows
 
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ def _image(
 ) -> Path | None:
     if cells.get(IMAGE, "").lower() != HIRES:
         image = _path(cells, IMAGE, base, faults)
-        if image is not None and image.is_dir():
+        if image is not None and image.is_dir() and not is_zarr(image):
             faults.append((IMAGE, f"{image} is a folder; name the image file"))
         return image
     if expression is None:

@@ -11,8 +11,10 @@ SVS, tiled TIFF       tile by tile where that is equal to   OpenSlide's; of a ge
 OME-TIFF              tile by tile, sub-IFDs as levels      OME-XML, PhysicalSizeX and Y
 NDPI, MRXS, DICOM,    OpenSlide                             OpenSlide's
 Philips and others
-JPEG, PNG, TIFF in    PIL, whole, in memory                 none, but for an OME-TIFF's OME-XML
-strips, WebP, BMP
+OME-Zarr, SpatialData chunk by chunk                        the axes, where they have a unit
+image element
+TIFF in strips        whole, in memory; rarer kinds by PIL  OME-XML or resolution tags
+JPEG, PNG, WebP, BMP  PIL, whole, in memory                 none
 ====================  ====================================  ==================================
 """
 
@@ -27,6 +29,7 @@ import openslide
 from bleepdb.errors import SlideError
 from bleepdb.tissue.openslide_file import OpenSlideFile
 from bleepdb.tissue.plain_image import PlainImage
+from bleepdb.tissue.readers.store import is_zarr
 from bleepdb.tissue.slide import Slide
 from bleepdb.tissue.tiff_index import TiffError, looks_like_tiff, one_line
 from bleepdb.tissue.tiff_slides import open_tiff
@@ -59,6 +62,8 @@ def open_slide(path: Path, *, mpp: float | None = None, max_pixels: int | None =
         reader said.
     """
     path = Path(path)
+    if path.is_dir():
+        return _of_folder(path, mpp)
     if not path.is_file():
         raise SlideError("no such image", where=path, hint="check the path")
     if path.stat().st_size == 0:
@@ -90,6 +95,15 @@ def open_slide(path: Path, *, mpp: float | None = None, max_pixels: int | None =
         if "tifffile" in said
         else "give a slide that OpenSlide reads, a JPEG, a PNG or a TIFF",
     )
+
+
+def _of_folder(path: Path, mpp: float | None) -> Slide:
+    """Open the folder of an OME-Zarr image."""
+    if not is_zarr(path):
+        raise SlideError("is a folder, not an image", where=path, hint="name the image file")
+    from bleepdb.tissue.ome_zarr import OmeZarr  # noqa: PLC0415 - zarr is heavy, and rarely asked
+
+    return OmeZarr(path, mpp=mpp)
 
 
 def _vendor(path: Path, said: dict[str, str]) -> str | None:

@@ -39,7 +39,10 @@ def store_of(path: Path) -> Store | None:
     return None
 
 
+def is_zarr(path: Path) -> bool:
+    """Whether a folder is a group or an array of a Zarr store."""
+    return any((path / mark).is_file() for mark in MARKS)
+
+
 def _is_store(path: Path) -> bool:
-    if not any((path / mark).is_file() for mark in MARKS):
-        return False
-    return any((path / part).is_dir() for part in (*PARTS, "images", "labels"))
+    return is_zarr(path) and any((path / part).is_dir() for part in (*PARTS, "images", "labels"))
