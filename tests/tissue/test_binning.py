@@ -72,6 +72,21 @@ def test_the_sheet_may_say_the_size_and_the_option_goes_before_it(tmp_path, disc
     assert read_section(row, bin_um=8).pitch_um == 8
 
 
+def test_the_options_of_the_commands_reach_the_reader(tmp_path, disc):
+    from bleepdb.cli.inputs import load_all, rows_of
+
+    folder = disc.write(tmp_path)
+    table = disc.table().drop(index=np.flatnonzero(disc.inside)[::2])
+    table = table.drop(index=table.index[:300])
+    table.to_parquet(folder / "spatial" / "tissue_positions.parquet")
+    rows = rows_of(folder, donor="P", tissue="any")
+    asked = {"slide_mpp": None, "min_counts": 1, "min_genes": 1}
+    with pytest.raises(SectionError, match=r"pass --allow-loss to go on"):
+        load_all(rows, **asked)
+    (section,) = load_all(rows, bin_um=8, allow_loss=True, **asked)
+    assert section.pitch_um == 8
+
+
 def test_the_digest_depends_on_the_bins(tmp_path, disc):
     folder = disc.write(tmp_path)
     digests = {read(folder, bin_um=um).digest for um in (8, 24, 56)}

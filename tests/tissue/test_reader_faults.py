@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import shutil
 
@@ -497,6 +498,8 @@ def test_legacy_tables_as_other_archives_keep_them(legacy, tmp_path):
     section = read(other / "L1_stdata.csv.gz", section="L1")
     assert section.digest == expected.digest
     assert section.slide_path == other / "HE_L1.jpg"
+    counts.to_csv(other / "L1_stdata.csv", quoting=csv.QUOTE_ALL)
+    assert read(other / "L1_stdata.csv", section="L1").digest == expected.digest
     named.index = ["first", *named.index[1:]]
     named.to_csv(other / "spots_L1.csv.gz")
     with pytest.raises(SectionError, match="line 2 does not name a spot such as 10x12"):

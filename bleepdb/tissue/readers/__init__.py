@@ -1,1 +1,1 @@
-"""Readers of sections: AnnData, Space Ranger, legacy ST."""
+"""Readers of sections: AnnData, HEST-1k, Space Ranger, Visium HD, SpatialData, legacy ST."""
