@@ -12,6 +12,8 @@ from bleepdb.errors import InputError
 from .connecting import OPENING, Opening, connected
 from .inputs import (
     AtlasOption,
+    MaskOption,
+    MisfitOption,
     SlideMppOption,
     UpsamplingOption,
     gene_file,
@@ -128,6 +130,14 @@ def query(
         str | None, typer.Option("--library-id", help="Name of the slide in the output.")
     ] = None,
     allow_upsampling: UpsamplingOption = False,
+    mask: MaskOption = None,
+    allow_misfit: MisfitOption = False,
+    overlay: Annotated[
+        bool,
+        typer.Option(
+            "--overlay", help="Draw the slide, its tissue and its tiles beside each output (PNG)."
+        ),
+    ] = False,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -189,10 +199,11 @@ def query(
         stride_um=stride_um,
         min_tissue=min_tissue,
         max_upsampling=most_upsampling(allowed=allow_upsampling),
+        allow_misfit=allow_misfit,
     )
     asked = Asked(
         slides, out, atlas, tissue, model, named, settings, opening,
-        slide_mpp=slide_mpp, donor=donor, as_json=as_json,
+        slide_mpp=slide_mpp, donor=donor, mask=mask, overlay=overlay, as_json=as_json,
     )  # fmt: skip
     if many or dry_run:
         asked.many(

@@ -22,7 +22,7 @@ from bleepdb.tissue import read_spots
 
 from . import query_many
 from .connecting import Opening
-from .inputs import is_sheet
+from .inputs import is_sheet, refuse_mask
 from .render import bar, note, print_json, warn
 
 if TYPE_CHECKING:
@@ -48,11 +48,14 @@ class Asked:
     opening: Opening
     slide_mpp: float | None
     donor: str | None
+    mask: str | None
+    overlay: bool
     as_json: bool
 
     def one(self, *, spots: Path | None, library_id: str | None) -> None:
         """Impute one slide into one file."""
         out = self.out
+        refuse_mask(self.mask, 1)
         check_room(out, 0)  # HDF5 does not outlive a disk that fills up: it is refused before
         asked = Query(
             slide_path=self.slides[0],
@@ -60,7 +63,9 @@ class Asked:
             spots=None if spots is None else read_spots(spots),
             library_id=library_id,
             donor=self.donor,
+            mask=self.mask,
         )
+        overlay = out.with_suffix(".overlay.png") if self.overlay else None
         with self.opening.open(self.atlas) as place, ExitStack() as bars:
             collection = resolve(place, self.tissue)
             used = self.used_model(place, collection)
@@ -71,7 +76,13 @@ class Asked:
 
             with self.genes_named():
                 made = query_slide(
-                    asked, used, place, collection, settings=self.settings, progress=step
+                    asked,
+                    used,
+                    place,
+                    collection,
+                    settings=self.settings,
+                    progress=step,
+                    overlay=overlay,
                 )
             bars.close()
             check_room(out, made.most_bytes)
@@ -128,6 +139,7 @@ class Asked:
             self.settings,
             shard=part,
             force=force,
+            overlay=self.overlay,
         )
         with self.genes_named():
             if dry:
@@ -144,7 +156,11 @@ class Asked:
         """Return the slides with what the options say of them."""
         sheet = is_sheet(self.slides[0])
         rows = read_slide_sheet(self.slides[0]) if sheet else rows_of_paths(self.slides)
-        return [replace(r, mpp=self.slide_mpp or r.mpp, donor=r.donor or self.donor) for r in rows]
+        refuse_mask(self.mask, len(rows))
+        rows = [replace(r, donor=r.donor or self.donor, mask=r.mask or self.mask) for r in rows]
+        if self.slide_mpp is not None:
+            rows = [replace(r, mpp=self.slide_mpp, mpp_source="--slide-mpp") for r in rows]
+        return rows
 
     def used_model(self, place: Atlas, collection: str) -> Model:
         """Return the model that is named, else the one stored with the collection."""

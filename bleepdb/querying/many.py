@@ -193,7 +193,8 @@ class Many:
         refuse_foreign(self.output(row))
         if not self.force and (facts := self._kept(row, query, location, pinned)) is not None:
             return Skipped(dict(facts))
-        return locate(query, self.model, self.settings).begin(self.model)
+        overlay = self._overlay(row) if self.overlay else None
+        return locate(query, self.model, self.settings, overlay=overlay).begin(self.model)
 
     def _kept(
         self, row: SlideRow, query: Query, location: str, pinned: Pinned
@@ -229,9 +230,8 @@ class Many:
                 facts = arrived.outcome.facts
                 entry.status, entry.reason = SKIPPED, AS_IT_IS
                 _note_facts(entry, facts)
-                if self.overlay:
-                    entry.overlay = self._overlay(arrived.row).name
             entry.output = path.name
+            entry.overlay = self._overlay(arrived.row).name if self.overlay else None
             entry.output_digest = file_digest(path)
             cohort.add(path)
         except Exception as error:  # one that nobody foresaw is listed too

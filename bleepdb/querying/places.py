@@ -15,14 +15,16 @@ from bleepdb.places import adjacency
 from bleepdb.tissue import (
     check_registration,
     edge_fraction,
+    find_tissue,
     open_slide,
     tile_centres,
-    tissue_mask,
 )
+from bleepdb.tissue.overlay import Marks, draw_overlay
 from bleepdb.tissue.tiles import refuse_scales
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
@@ -189,8 +191,17 @@ class PendingPlaces:
         self.close()
 
 
-def locate(query: Query, model: Model, settings: QuerySettings) -> Located:
+def locate(
+    query: Query, model: Model, settings: QuerySettings, *, overlay: Path | None = None
+) -> Located:
     """Open a slide and find the places where it is imputed.
+
+    Parameters
+    ----------
+    query, model, settings
+        As in `bleepdb.querying.query_slide`.
+    overlay
+        Where the slide with its tissue and its places is drawn (PNG), or None.
 
     Raises
     ------
@@ -207,19 +218,25 @@ def locate(query: Query, model: Model, settings: QuerySettings) -> Located:
         labels, xy_px, mask, warnings = _where(slide, query, model, settings, stride_um)
         edge = edge_fraction(xy_px, slide.size_px, slide_mpp=mpp, geometry=geometry).max(axis=1)
         thumbnail = slide.thumbnail(THUMBNAIL_PX)
+        diameter_px = (stride_um if query.spots is None else SPOT_OF_PITCH * pitch_um) / mpp
+        if overlay is not None:
+            what = "spots" if query.spots is not None else f"tiles every {stride_um:g} µm"
+            places = Marks(xy_px, diameter_px, f"{len(xy_px)} {what}", square=query.spots is None)
+            said = (f"{query.library}, {mpp:.4g} µm/px",)
+            draw_overlay(slide, overlay, mask=mask, marks=[places], lines=said, thumbnail=thumbnail)
         return Located(
             query=query,
             settings=settings,
             names=labels,
             xy_px=xy_px,
             slide_mpp=mpp,
-            diameter_px=(stride_um if query.spots is None else SPOT_OF_PITCH * pitch_um) / mpp,
+            diameter_px=diameter_px,
             edge=edge,
             thumbnail=thumbnail,
             thumbnail_scale=thumbnail.shape[1] / slide.size_px[0],
             slide_digest=slide.digest,
             size_px=slide.size_px,
-            mpp_source=slide.mpp_source,
+            mpp_source=query.mpp_source if query.slide_mpp is not None else slide.mpp_source,
             mask=mask,
             warnings=warnings,
         )
@@ -263,10 +280,13 @@ def _where(
 ) -> tuple[NDArray[np.str_], NDArray[np.float64], TissueMask, tuple[str, ...]]:
     """Names and centres of the places, the tissue, and what to warn of."""
     if query.spots is not None:
-        checked = check_registration(query.spots.xy_px, slide)
+        asked = None if query.mask is None else find_tissue(slide, query.mask, mpp=slide.mpp)
+        checked = check_registration(
+            query.spots.xy_px, slide, mask=asked, allow_misfit=settings.allow_misfit
+        )
         said = () if checked.warning is None else (checked.warning,)
         return query.spots.names, query.spots.xy_px, checked.mask, said
-    mask = tissue_mask(slide)
+    mask = find_tissue(slide, query.mask, mpp=slide.mpp)
     try:
         xy_px = tile_centres(
             mask,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import h5py
@@ -12,12 +13,12 @@ import numpy as np
 
 from bleepdb import names
 from bleepdb.errors import InputError
-from bleepdb.files import canonical_json, digest
+from bleepdb.files import canonical_json, digest, file_digest
+from bleepdb.tissue.mask import METHODS, OTSU
 from bleepdb.tissue.readers.hdf5 import open_hdf5
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from bleepdb.atlas import Pinned
     from bleepdb.encoders import Model
@@ -49,13 +50,24 @@ def request_of(query: Query, settings: QuerySettings, model: Model) -> str:
         "library": query.library,
         "donor": query.donor,
         "mpp": query.slide_mpp,
-        "mask": None if query.mask is None else str(query.mask),
+        "mask": _mask_of(query.mask),
     }
     parts: list[bytes | str] = [REQUEST, *(canonical_json(p) for p in (asked, of_model, of_query))]
     parts += [_bytes(model.components), _bytes(model.profile_mean)]
     if query.spots is not None:
         parts += ["\n".join(query.spots.names.tolist()), _bytes(query.spots.xy_px)]
     return digest(*parts)
+
+
+def _mask_of(mask: str | None) -> str:
+    """Return the method, or a digest of the file that draws the tissue."""
+    if mask is None or mask.lower() in METHODS:
+        return (mask or OTSU).lower()
+    path = Path(mask)
+    if path.is_file():
+        return file_digest(path)
+    seen = sorted((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in path.rglob("*"))
+    return digest("mask", canonical_json(seen))
 
 
 def _bytes(values: Any) -> bytes:  # noqa: ANN401 - an array, or None

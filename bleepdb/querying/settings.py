@@ -63,6 +63,8 @@ class QuerySettings:
         Least share of tissue in a tile.
     max_upsampling
         As in `bleepdb.tissue.read_tiles`.
+    allow_misfit
+        As in `bleepdb.tissue.check_registration`, where spots are given.
     """
 
     method: str | None = None
@@ -81,6 +83,7 @@ class QuerySettings:
     stride_um: float | None = None
     min_tissue: float = 0.5
     max_upsampling: float = 1.1
+    allow_misfit: bool = False
 
     def __post_init__(self) -> None:
         if self.method is not None and self.method not in QUERY_METHODS:
@@ -132,8 +135,10 @@ class Query:
         Whose slide it is, where known: excluded from the search, and compared with the training
         donors.
     mask
-        How its tissue is found: a method of `bleepdb.tissue.tissue_mask`, or a file that draws it;
-        None for the default.
+        How its tissue is found: a method or a file, as in `bleepdb.tissue.find_tissue`; None for
+        the default.
+    mpp_source
+        Who states `slide_mpp`, for a person to read.
     fields
         What else is known of it, such as its preservation or scanner: compared with what the
         atlas's spots say under the same names.
@@ -145,6 +150,7 @@ class Query:
     library_id: str | None = None
     donor: str | None = None
     mask: str | None = None
+    mpp_source: str = "given"
     fields: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -18,6 +18,7 @@ from bleepdb.querying.settings import QuerySettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from bleepdb.atlas import Atlas, Pinned
     from bleepdb.encoders import Model
@@ -34,6 +35,7 @@ def query_slide(
     *,
     settings: QuerySettings | None = None,
     progress: Callable[[str], Callable[[int, int], None]] | None = None,
+    overlay: Path | None = None,
 ) -> Imputed:
     """Impute gene expression on a slide.
 
@@ -49,6 +51,8 @@ def query_slide(
         How; by default as the model's card says.
     progress
         Called with the name of each step; gives what is then called with (done, total).
+    overlay
+        Where the slide with its tissue and its places is drawn (PNG), or None.
 
     Returns
     -------
@@ -71,7 +75,7 @@ def query_slide(
     chosen = settings or QuerySettings()
     step = progress or (lambda _: lambda _done, _total: None)
     check_query(model, atlas, collection, chosen)
-    with locate(query, model, chosen).begin(model) as pending:
+    with locate(query, model, chosen, overlay=overlay).begin(model) as pending:
         places = pending.finish(step("encoding tiles"))
     return answer(query, places, model, atlas, collection, settings=chosen, progress=progress)
 

@@ -13,6 +13,7 @@ from bleepdb.errors import InputError, SectionError, SheetError
 from bleepdb.names import DONOR, LIBRARY_ID, RESERVED_FIELDS, SPECIES_KNOWN
 from bleepdb.querying.settings import Query
 from bleepdb.tissue.geometry import mpp_fault
+from bleepdb.tissue.mask import METHODS
 from bleepdb.tissue.readers.tables import read_rows
 from bleepdb.tissue.sheet import FIELD_NAME, LONGEST_SHOWN
 from bleepdb.tissue.spots import read_spots
@@ -51,8 +52,8 @@ class SlideRow:
         The image.
     name
         Of the slide and its output: letters, digits and ``. _ -``, no two alike in a run.
-    mpp
-        Microns per level-0 pixel as the sheet says, or None.
+    mpp, mpp_source
+        Microns per level-0 pixel as the sheet or an option says, or None; and which of them.
     donor
         Whose slide it is, or None.
     spots
@@ -73,6 +74,7 @@ class SlideRow:
     mask: str | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
     line: int = 0
+    mpp_source: str = "sheet"
 
     def query(self) -> Query:
         """Return what is asked of it; its table of spots is read.
@@ -89,11 +91,12 @@ class SlideRow:
             library_id=self.name,
             donor=self.donor,
             mask=self.mask,
+            mpp_source=self.mpp_source,
             fields=self.fields,
         )
 
 
-def read_slide_sheet(path: Path, *, masks: Sequence[str] = ()) -> list[SlideRow]:
+def read_slide_sheet(path: Path, *, masks: Sequence[str] = METHODS) -> list[SlideRow]:
     """Read a sheet of slides (CSV or TSV) and check all of it before a slide is opened.
 
     Columns: ``slide`` (or ``image``) is required; ``mpp``, ``donor`` (or ``patient``),
@@ -312,9 +315,9 @@ def _row(
         faults.append(("species", f"{species!r:.40} is not known; use {', '.join(SPECIES_KNOWN)}"))
     mask = cells.get(MASK)
     if mask is not None and mask.lower() not in masks:
-        if not _is_file(base / mask):
+        if not _is_there(base / mask):  # a store is a folder
             named = f" (and is none of {', '.join(masks)})" if masks else ""
-            faults.append((MASK, f"{base / mask} is no file{named}"))
+            faults.append((MASK, f"{base / mask} does not exist{named}"))
         mask = str(base / mask)
     elif mask is not None:
         mask = mask.lower()
@@ -330,6 +333,13 @@ def _row(
         fields={c: v for c, v in cells.items() if c not in KNOWN},
         line=line,
     ), []
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _is_file(path: Path) -> bool:

@@ -158,7 +158,7 @@ def test_a_dry_run_writes_nothing_and_tells_what_would_fail(
     assert plan["total"]["refused"] == 1
     assert plan["total"]["to_encode"] == plan["total"]["places"] > 0
     assert plan["tiles_per_second"] > 0
-    assert [s["mpp_source"] for s in plan["slides"]][:3] == ["given"] * 3
+    assert [s["mpp_source"] for s in plan["slides"]][:3] == ["--slide-mpp"] * 3
     assert "torn would fail" in answer.err
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["torn.svs"]
     single = cli(*words(lab, slides[:1], tmp_path / "one.h5ad", "--dry-run", "--json"))
@@ -247,3 +247,55 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(lab, slides, cli, together, 
             values(out / f"{slide.stem}.h5ad"), values(whole / f"{slide.stem}.h5ad"), strict=True
         ):
             assert one.equals(other)
+
+
+@pytest.fixture
+def face(running):
+    with running.Face(None) as made:
+        yield made
+
+
+@pytest.mark.wire
+@pytest.mark.skipif("QDRANT_URL" in os.environ, reason="needs the face's switches")
+def test_a_server_answers_many_slides_and_one_that_goes_ends_the_run(
+    lab, slides, cli, together, face, tmp_path, monkeypatch
+):
+    from bleepdb.querying import many
+
+    copied = cli("atlas", "copy", face.url, "--atlas", lab.atlas)
+    assert copied.code == 0, copied.err
+    out = tmp_path / "out"
+    asked = ("query", *slides, "--atlas", face.url, "--tissue", "breast", "--slide-mpp", MPP,
+             "--genes", "model")  # fmt: skip
+    answer = cli(*asked, "--out", out)
+    assert answer.code == 0, answer.err
+    for slide in slides:
+        one, other = (ad.read_h5ad(f / f"{slide.stem}.h5ad").obs for f in (out, together[0]))
+        for column in ("ood_score", "top_similarity"):
+            np.testing.assert_allclose(one[column], other[column], atol=1e-5)
+    real = many.answer
+
+    def gone(query, *given, **more):
+        if query.library_id == slides[1].stem:
+            face.kill()
+        return real(query, *given, **more)
+
+    monkeypatch.setattr(many, "answer", gone)
+    out = tmp_path / "again"
+    answer = cli(*asked, "--timeout", 2, "--out", out)
+    assert answer.code == 2
+    assert "Traceback" not in answer.err
+    assert len([t for t in answer.err.splitlines() if t.startswith("error:")]) == 1
+    report = json.loads((out / "report.json").read_text())
+    assert [e["status"] for e in report["slides"]] == ["done", "left", "left"]
+    assert report["stopped"]
+
+
+def test_one_slide_is_drawn_beside_its_output(lab, slides, cli, tmp_path):
+    out = tmp_path / "one.h5ad"
+    answer = cli(*words(lab, slides[:1], out, "--overlay", "--mask", "hsv"))
+    assert answer.code == 0, answer.err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one.h5ad", "one.overlay.png"]
+    answer = cli(*words(lab, slides[:2], tmp_path / "out", "--mask", out))
+    assert answer.code == 2
+    assert "draws the tissue of one slide" in answer.err

@@ -199,10 +199,10 @@ def test_bad_slides_among_good_ones(small, slides, together, tmp_path):
 def test_an_error_that_nobody_foresaw_is_listed_with_its_kind(small, slides, tmp_path, monkeypatch):
     real = running.locate
 
-    def breaks(query, *given):
+    def breaks(query, *given, **more):
         if query.library_id == "b":
             raise ZeroDivisionError("by nought\nin line 3")
-        return real(query, *given)
+        return real(query, *given, **more)
 
     monkeypatch.setattr(running, "locate", breaks)
     (tmp_path / "b.h5ad").write_text("an older one")
@@ -473,3 +473,59 @@ def test_a_measured_section_is_not_replaced_by_an_output_of_its_name(small, slid
         assert (tmp_path / "a.h5ad").read_bytes() == before
         plan = foresee(job(small, slides[:2], tmp_path, force=force))
         assert plan.slides[0].reason == report.entries[0].reason
+
+
+def drawn(path, x0, x1):
+    """A mask that lets the columns from x0 to x1 be tissue."""
+    ring = [[x0, 0], [x1, 0], [x1, 700], [x0, 700], [x0, 0]]
+    path.write_text(
+        json.dumps(
+            {
+                "type": "FeatureCollection",
+                "features": [
+                    {
+                        "type": "Feature",
+                        "properties": {},
+                        "geometry": {"type": "Polygon", "coordinates": [ring]},
+                    }
+                ],
+            }
+        )
+    )
+    return str(path)
+
+
+def test_tissue_is_as_a_file_draws_it_and_another_drawing_makes_the_slide_again(
+    small, slides, tmp_path
+):
+    path, out = tmp_path / "left.geojson", tmp_path / "out"
+    rows = [replace(slides[0], mask=drawn(path, 0, 350)), replace(slides[1], mask="HSV")]
+
+    def told():
+        return [e.status for e in job(small, rows, out).run().entries]
+
+    assert told() == ["done", "done"]
+    left = ad.read_h5ad(out / "a.h5ad").obs["x_px"]
+    assert 0 < left.max() < 350 + 40
+    assert told() == ["skipped", "skipped"]
+    drawn(path, 350, 700)
+    assert told() == ["done", "skipped"]
+    assert ad.read_h5ad(out / "a.h5ad").obs["x_px"].min() > 350 - 40
+    path.write_text("{")
+    assert told() == ["failed", "skipped"]
+
+
+def test_an_overlay_shows_the_slide_with_its_tiles(small, slides, tmp_path):
+    out = tmp_path / "out"
+    assert job(small, slides[:1], out).run().exit_code == 0
+    one = job(small, slides[:1], out, overlay=True)
+    assert one.run().entries[0].status == "done", "there is no overlay yet"
+    assert document(out)["slides"][0]["overlay"] == "a.overlay.png"
+    picture = np.asarray(Image.open(out / "a.overlay.png").convert("RGB")).astype(int)
+    slide = np.asarray(Image.open(slides[0].slide).convert("RGB"))
+    assert picture.shape[0] > slide.shape[0]
+    green = (abs(picture - np.array([0, 130, 60])).sum(axis=2) < 60).sum()
+    orange = (abs(picture - np.array([220, 90, 0])).sum(axis=2) < 60).sum()
+    assert green > 100
+    assert orange > 500
+    assert one.run().entries[0].status == "skipped"
