@@ -1,4 +1,4 @@
-"""Makers of test slides: SVS, pyramidal and OME-TIFF of any tile, colour and subsampling, MRXS."""
+"""Makers of test slides: SVS, pyramidal, OME and Philips TIFF of any tile and colour, MRXS."""
 
 from __future__ import annotations
 
@@ -186,6 +186,59 @@ def write_svs(path, levels, *, tile=240, mpp=0.25, **how):
     height, width = levels[0].shape[:2]
     text = APERIO.format(w=width, h=height, t=tile) + f"|AppMag = 40|MPP = {mpp}"
     return write_tiff(path, levels, tile=tile, description=text, **how)
+
+
+def write_philips(path, levels, *, tile=128, mpp=0.25, **how):
+    """Write a TIFF as Philips' scanners do: sizes and microns of the levels in an XML text."""
+
+    def attribute(name, group, element, kind, value):
+        return (
+            f'<Attribute Name="{name}" Group="0x{group:04X}" Element="0x{element:04X}" '
+            f'PMSVR="{kind}">{value}</Attribute>'
+        )
+
+    def spacing(mm):
+        return attribute(
+            "DICOM_PIXEL_SPACING", 0x28, 0x30, "IDoubleArray", f"&quot;{mm}&quot; &quot;{mm}&quot;"
+        )
+
+    stated = "".join(
+        '<DataObject ObjectType="PixelDataRepresentation">'
+        + spacing(mpp * 2**i / 1000)
+        + attribute("PIIM_PIXEL_DATA_REPRESENTATION_NUMBER", 0x301D, 0x2011, "IUInt16", i)
+        + attribute(
+            "PIIM_PIXEL_DATA_REPRESENTATION_COLUMNS", 0x301D, 0x2013, "IUInt32", level.shape[1]
+        )
+        + attribute(
+            "PIIM_PIXEL_DATA_REPRESENTATION_ROWS", 0x301D, 0x2012, "IUInt32", level.shape[0]
+        )
+        + "</DataObject>"
+        for i, level in enumerate(levels)
+    )
+    sequence = attribute(
+        "PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE",
+        0x1001,
+        0x8B01,
+        "IDataObjectArray",
+        f"<Array>{stated}</Array>",
+    )
+    kind = attribute("PIM_DP_IMAGE_TYPE", 0x301D, 0x1004, "IString", "WSI")
+    image = (
+        f'<DataObject ObjectType="DPScannedImage">{kind}{spacing(mpp / 1000)}{sequence}'
+        "</DataObject>"
+    )
+    images = attribute(
+        "PIM_DP_SCANNED_IMAGES", 0x301D, 0x1003, "IDataObjectArray", f"<Array>{image}</Array>"
+    )
+    text = (
+        '<?xml version="1.0" encoding="UTF-8" ?><DataObject ObjectType="DPUfsImport">'
+        + attribute("DICOM_MANUFACTURER", 0x8, 0x70, "IString", "PHILIPS")
+        + images
+        + "</DataObject>"
+    )
+    return write_tiff(
+        path, levels, tile=tile, description=text.encode(), software="Philips DP v1.0", **how
+    )
 
 
 def write_mrxs(path, pixels, *, tile=128, levels=3, mpp=0.25, left_out=()):

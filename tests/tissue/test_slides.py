@@ -124,6 +124,18 @@ def test_mrxs(slide_files, tmp_path):
         open_slide(path)
 
 
+def test_philips_is_read_by_openslide(slide_files, tmp_path):
+    pixels = slide_files.tissue_like(1024, 512)
+    path = slide_files.write_philips(
+        tmp_path / "a.tiff", [pixels, slide_files.halved(pixels)], left_out={(0, 3)}
+    )
+    with open_slide(path) as slide:
+        assert (slide.reader, slide.mpp, slide.levels) == ("OpenSlide philips", 0.25, (1, 2))
+        got = slide.region(0, 0, 0, 1024, 512).astype(int)
+        assert (got[:128, 384:512] == 255).all()
+        assert np.abs(got - pixels)[128:].mean() < 8
+
+
 @pytest.mark.parametrize(
     "name",
     ["CMU-1-Small-Region.svs", "test3-DAPI.ndpi", "camelyon_lowlevel.dcm", "kidney-48-5.tif"],
