@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from bleepdb import __version__
+from bleepdb.encoders.runtime import tune_process
 from bleepdb.errors import BleepdbError
 
 from . import (
@@ -89,6 +90,7 @@ def root(
 
 def run() -> None:
     """Run the app; what a person can mend ends with one line on stderr and exit code 2."""
+    tune_process()  # before torch is loaded
     try:
         code = app(standalone_mode=False) or 0
     except (BleepdbError, UsageError, OSError, MemoryError) as error:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bleepdb.encoders.folder import load_model, model_from_blobs, model_to_blobs, save_model
     from bleepdb.encoders.model import Model
     from bleepdb.encoders.spec import FeatureSpec
+    from bleepdb.encoders.speed import Speed, measure_speed
     from bleepdb.encoders.towers import Affine, Context, Projection
 
 _HOMES = {
@@ -25,10 +26,12 @@ _HOMES = {
     "Model": "model",
     "PendingFeatures": "features",
     "Projection": "towers",
+    "Speed": "speed",
     "begin_features": "features",
     "extract": "features",
     "load_backbone": "backbone",
     "load_model": "folder",
+    "measure_speed": "speed",
     "model_from_blobs": "folder",
     "model_to_blobs": "folder",
     "save_model": "folder",
@@ -41,10 +44,12 @@ __all__ = [
     "Model",
     "PendingFeatures",
     "Projection",
+    "Speed",
     "begin_features",
     "extract",
     "load_backbone",
     "load_model",
+    "measure_speed",
     "model_from_blobs",
     "model_to_blobs",
     "save_model",

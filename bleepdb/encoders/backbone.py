@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "bfloat16"]
 RANDOM: Final = "random:"
-TILES_AT_ONCE: Final = 64
+TILES_AT_ONCE: Final = 16  # activations of more do not fit what malloc keeps (`runtime`)
 TILES_AT_ONCE_GPU: Final = 256
 LEAST_TILE_PX: Final = 16  # networks halve a tile four or five times
 KINDS: Final = "timm:NAME, open_clip:NAME[/PRETRAINED] or hf-hub:ORG/NAME"

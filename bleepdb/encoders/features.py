@@ -214,8 +214,9 @@ class PendingFeatures:
         """Check, look up, begin to decode; `begin_features` calls it."""
         geometry = self._spec.geometry
         check_places(self._slide, places, slide_mpp, geometry, max_upsampling)
-        about = slide_digest or self._slide.digest
+        about = ""
         if self._keeps:
+            about = slide_digest or self._slide.digest
             self._kept = cache_file(about, places, slide_mpp, self._spec, self._backbone)
             self._found = read_features(self._kept, self.n, mapped=self._mapped)
             if self._found is not None:

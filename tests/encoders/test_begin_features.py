@@ -12,8 +12,9 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
-from bleepdb.encoders import FeatureSpec, begin_features, extract
+from bleepdb.encoders import FeatureSpec, begin_features, extract, load_backbone, measure_speed
 from bleepdb.encoders.backbone import Backbone
 from bleepdb.encoders.feature_cache import drop_features, read_features
 from bleepdb.errors import ModelError, SlideError
@@ -345,3 +346,27 @@ def test_interrupting_is_prompt(slide, tmp_path):
     assert process.returncode == -signal.SIGINT
     assert b"KeyboardInterrupt" in said
     assert time.monotonic() - begun_at < 30  # all of it would take longer
+
+
+def test_speed_is_measured_on_some_of_the_places(slide, backbone, cache, passes):
+    spec = FeatureSpec.of(backbone, "penultimate", TileGeometry((100.0, 50.0), 48))
+    asked = {"slide_mpp": 1.0, "spec": spec, "backbone": backbone}
+    speed = measure_speed(slide, PLACES, places=5, **asked)
+    assert speed.places == 5
+    assert sum(passes) == 2 * 5 + 2 * 5  # warmed up, then measured
+    assert speed.places_per_s == pytest.approx(5 / speed.seconds)
+    assert measure_speed(slide, PLACES[:3], **asked).places == 3
+    assert not cache.exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_gives_the_same_features(slide, backbone, cache):
+    """Copies that run beside the network take no tile for another."""
+    on_gpu = load_backbone(backbone.spec, weights="random:0", device="cuda", precision="float32")
+    xy = np.random.default_rng(1).uniform(10, 590, (600, 2))
+    want = begun(slide, backbone, places=xy, batch=50).finish()
+    got = begun(slide, on_gpu, places=xy, batch=50).finish()
+    np.testing.assert_allclose(got, want, atol=0.02 * np.abs(want).max())
+    again = begun(slide, on_gpu, places=xy, batch=50, cache=False).finish()
+    np.testing.assert_allclose(got, again, atol=1e-3 * np.abs(want).max())
