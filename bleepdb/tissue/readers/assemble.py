@@ -57,7 +57,8 @@ def as_counts(matrix: Any, where: Path, what: str = "the matrix") -> sp.csr_matr
     fault = count_fault(data)
     if fault:
         raise SectionError(f"{what} {fault}", where=where, hint="give the raw counts")
-    made = sp.csr_matrix((np.rint(data).astype(np.int64), csr.indices, csr.indptr), shape=csr.shape)
+    whole = data if np.issubdtype(data.dtype, np.integer) else np.rint(data)
+    made = sp.csr_matrix((whole.astype(np.int64), csr.indices, csr.indptr), shape=csr.shape)
     made.eliminate_zeros()
     made.sort_indices()
     return made
@@ -65,12 +66,15 @@ def as_counts(matrix: Any, where: Path, what: str = "the matrix") -> sp.csr_matr
 
 def count_fault(data: NDArray[Any]) -> str | None:
     """Say what keeps stored values from being counts, or None where nothing does."""
-    if not np.isfinite(data).all():
+    inexact = np.issubdtype(data.dtype, np.inexact)
+    if inexact and not np.isfinite(data).all():
         return "holds values that are not finite"
     if len(data) and data.min() < 0:
         return f"holds negative values (least {data.min():g}): it looks scaled or normalised"
     if len(data) and data.max() > MOST_COUNTS:
         return f"holds values above {MOST_COUNTS:,} (most {data.max():g}): these are no counts"
+    if not inexact:
+        return None
     off = np.abs(data - np.rint(data)) > WHOLE
     if off.any():
         return (

@@ -251,7 +251,9 @@ def _match(
         at = np.minimum(np.searchsorted(placed[order], counted), len(placed) - 1)
         return np.where(placed[order[at]] == counted, order[at], -1)
     for keys, what, where in ((own, "the counts", counts), (other, "the positions", positions)):
-        twice = len(keys) - len(np.unique(keys))
+        seen = np.zeros(GRID * GRID, dtype=np.bool_)
+        seen[keys] = True
+        twice = len(keys) - int(seen.sum())
         if twice:
             raise SectionError(
                 f"{twice} barcodes of {what} stand more than once", where=where, hint=AGAIN
@@ -275,12 +277,22 @@ def _grid_keys(names: NDArray[np.bytes_]) -> NDArray[np.int64] | None:
     same = [*range(8), 13, *range(19, width)]
     if any((letters[:, c] != letters[0, c]).any() for c in same):
         return None
-    digits = [letters[:, c].astype(np.int64) - ord("0") for c in (*range(8, 13), *range(14, 19))]
-    if any(((d < 0) | (d > 9)).any() for d in digits):
+    row, col = _number(letters, 8), _number(letters, 14)
+    if row is None or col is None:
         return None
-    row, col = (
-        sum(d * 10 ** (4 - i) for i, d in enumerate(part)) for part in (digits[:5], digits[5:])
-    )
     if row.max() >= GRID or col.max() >= GRID:
         return None
     return np.asarray(row * GRID + col)
+
+
+def _number(letters: NDArray[np.uint8], first: int) -> NDArray[np.int64] | None:
+    """(names,) numbers of five digits from column `first` on; None where a letter is no digit."""
+    found = np.zeros(len(letters), dtype=np.int64)
+    for column in range(first, first + 5):
+        digit = letters[:, column]
+        if digit.min() < ord("0") or digit.max() > ord("9"):
+            return None
+        found *= 10
+        found += digit
+        found -= ord("0")
+    return found
