@@ -48,6 +48,10 @@ def given_matrix_folder(outs):
     return outs / "filtered_feature_bc_matrix"
 
 
+def given_matrix_market(outs):
+    return given_matrix_folder(outs) / "matrix.mtx.gz"
+
+
 def to_mtx(outs, prefix="", folder=None):
     """Replace the h5 by a Matrix Market folder."""
     from bleepdb.tissue.readers.tenx import read_h5
@@ -106,7 +110,8 @@ def website(outs):
 @pytest.mark.parametrize(
     "given",
     [
-        given_outs, given_parent, given_matrix, given_matrix_folder, to_mtx, archive_prefixed,
+        given_outs, given_parent, given_matrix, given_matrix_folder, given_matrix_market, to_mtx,
+        archive_prefixed,
         archive_folder, archive_flat, archive_of_two, website,
     ],
 )  # fmt: skip
@@ -205,6 +210,7 @@ def test_symbols_may_repeat_where_ids_differ(make_outs):
         ("h5ad/squidpy_spatial.h5ad", "h5ad", None),
         ("her2st/C2.tsv.gz", "legacy st", None),
         ("her2st/C2.jpg", None, "not a kind of section"),
+        ("her2st/C2_selection.tsv", None, "a table of spots, not of counts"),
         ("her2st", None, "a folder without spatial/"),
         ("spaceranger/v1_seurat", "spaceranger", None),
         ("spaceranger/v1_scanpy/filtered_feature_bc_matrix.h5", "spaceranger", None),

@@ -24,6 +24,7 @@ READ: Final = (
     "or a legacy ST counts table (.tsv, .csv, also .gz)"
 )
 TABLES: Final = (".tsv", ".tsv.gz", ".csv", ".csv.gz")
+SPOTS: Final = "_selection."
 WORDS: Final[dict[Kind, str]] = {
     "h5ad": "an AnnData file",
     "hest": "a section of HEST-1k layout",
@@ -88,6 +89,13 @@ def _look(path: Path) -> Seen:
         return _seen("h5ad" if hest_parts(path) is None else "hest")
     if name.endswith((".h5", "matrix.mtx", "matrix.mtx.gz")):
         return _seen("spaceranger")
+    if name.endswith(TABLES) and SPOTS in name:
+        return Seen(
+            None,
+            "a legacy ST table of spots",
+            "a table of spots, not of counts",
+            "give the table of counts beside it",
+        )
     if name.endswith(TABLES):
         return _seen("legacy st")
     return Seen(None, "a file", "not a kind of section that can be read", READ)

@@ -100,6 +100,8 @@ def find_outs(path: Path) -> Outs | None:
     SectionError
         If a folder holds the files of several sections.
     """
+    if path.is_file() and path.parent.name.endswith(MATRIX_FOLDERS):
+        path = path.parent
     if path.is_file() or path.name.endswith(MATRIX_FOLDERS):
         folder = path.parent
         return _parts(folder, path, _prefix(path.name, MATRICES) or "")
