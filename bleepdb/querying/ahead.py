@@ -29,6 +29,7 @@ T = TypeVar("T")
 OPENING: Final = "opening"
 ENCODING: Final = "encoding"
 PATIENCE_S: Final = 5.0
+HURRY_S: Final = 2.0  # Ctrl-C is answered soon: what is cut off is continued by the next run
 
 
 class Watch:
@@ -213,8 +214,9 @@ class Line:
     def close(self, patience_s: float = PATIENCE_S) -> None:
         """Stop what works ahead, and let go of what is open."""
         self._stop.set()
+        until = time.monotonic() + patience_s
         for worker in (self._encoder, self._opener):
-            worker.close(patience_s)
+            worker.close(max(until - time.monotonic(), 0.0))
         for future in list(self._opened.values()):
             if not future.done():
                 continue
@@ -234,4 +236,4 @@ class Line:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self.close(HURRY_S if kind is KeyboardInterrupt else PATIENCE_S)

@@ -244,9 +244,9 @@ class _Reusable:
         self._groups: dict[tuple[str, str], int] = {}
         for group in range(file.num_row_groups):
             head = file.read_row_group(group, columns=["slide", "run"])
-            of = set(zip(head["slide"].to_pylist(), head["run"].to_pylist(), strict=True))
-            if len(of) == 1:
-                self._groups[next(iter(of))] = group
+            slides, runs = (head[name].unique().to_pylist() for name in ("slide", "run"))
+            if len(slides) == len(runs) == 1:
+                self._groups[slides[0], runs[0]] = group
 
     @classmethod
     def of(cls, path: Path) -> _Reusable | None:

@@ -4,6 +4,9 @@ A tile that no reference resembles gets neighbours all the same. What is usual i
 of the atlas themselves: a sample of them is searched as a slide would be, each without its own
 donor (without its own section, where there is one donor), and a tile is held against them. In the
 words of statistics the score is an empirical tail probability.
+
+It sees what the encoders see. They were trained on tissue, and map other pictures onto directions
+of tissue too: a low score says that a tile is unfamiliar, a high one not that it is tissue.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from bleepdb.tissue import (
     tile_centres,
 )
 from bleepdb.tissue.overlay import Marks, draw_overlay
+from bleepdb.tissue.slide import MPP_DISAGREE
 from bleepdb.tissue.tiles import refuse_scales
 
 if TYPE_CHECKING:
@@ -216,6 +217,12 @@ def locate(
         mpp = slide.known_mpp
         refuse_scales(slide, mpp, geometry, settings.max_upsampling)
         labels, xy_px, mask, warnings = _where(slide, query, model, settings, stride_um)
+        if slide.file_mpp is not None and abs(slide.file_mpp / mpp - 1) > MPP_DISAGREE:
+            said = (
+                f"{mpp:.4g} µm/px are used ({query.mpp_source}), and the slide itself says "
+                f"{slide.file_mpp:.4g}"
+            )
+            warnings = (*warnings, said)
         edge = edge_fraction(xy_px, slide.size_px, slide_mpp=mpp, geometry=geometry).max(axis=1)
         thumbnail = slide.thumbnail(THUMBNAIL_PX)
         diameter_px = (stride_um if query.spots is None else SPOT_OF_PITCH * pitch_um) / mpp

@@ -125,6 +125,7 @@ class RunReport:
             if entry.status == LEFT:
                 entry.reason = self.stopped
         self._finished = now()
+        check(SCHEMA_NAME, self.document(), where=self.path)
         self.write()
 
     def document(self) -> dict[str, Any]:
@@ -148,6 +149,4 @@ class RunReport:
 
     def write(self) -> None:
         """Write it as it stands."""
-        made = self.document()
-        check(SCHEMA_NAME, made, where=self.path)
-        write_json(self.path, made)
+        write_json(self.path, self.document())

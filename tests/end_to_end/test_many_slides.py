@@ -262,7 +262,7 @@ def test_a_server_answers_many_slides_and_one_that_goes_ends_the_run(
 ):
     from bleepdb.querying import many
 
-    copied = cli("atlas", "copy", face.url, "--atlas", lab.atlas)
+    copied = cli("atlas", "copy", "--atlas", lab.atlas, "--to", face.url)
     assert copied.code == 0, copied.err
     out = tmp_path / "out"
     asked = ("query", *slides, "--atlas", face.url, "--tissue", "breast", "--slide-mpp", MPP,

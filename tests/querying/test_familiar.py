@@ -140,8 +140,7 @@ def test_the_sample_is_bounded_and_always_the_same(small, monkeypatch):
     assert "fewer than 61" in familiar(small.atlas, pinned, QuerySettings(), key="image").said
 
 
-def test_a_strange_tile_is_flagged_and_a_usual_one_is_not(small, monkeypatch):
-    """A slide of noise beside one of tissue like the atlas's."""
+def test_places_are_held_against_what_is_usual(small):
     section = small.sections[2]
     (collection,) = small.atlas.collections()
     query = Query(
@@ -157,3 +156,21 @@ def test_a_strange_tile_is_flagged_and_a_usual_one_is_not(small, monkeypatch):
     assert made.obs[names.OOD].dtype == bool
     assert made.obs[names.OOD].mean() < 0.5
     assert made.facts["ood"] == {"spots": len(usual), "without_own": "donor", "unknown": ""}
+
+
+def test_what_is_farther_than_all_own_spots_is_flagged(small):
+    """Two donors with the same section: own spots find themselves, and other tissue does not."""
+    from dataclasses import replace
+
+    atlas = ExactAtlas()
+    first = small.sections[0]
+    for donor in ("one", "two"):
+        section = replace(first, section=donor, donor=donor)
+        index_section(section, small.model, atlas, actor="test")
+    (collection,) = atlas.collections()
+    for section, strange in ((small.sections[2], True), (first, False)):
+        spots_of = Spots(section.barcodes, section.xy_px)
+        query = Query(section.slide_path, section.slide_mpp, spots_of)
+        made = query_slide(query, small.model, atlas, collection)
+        assert (made.obs[names.TOP_SIMILARITY] < 0.9999).all() == strange
+        assert (made.obs[names.OOD] == strange).all()
