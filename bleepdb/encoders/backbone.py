@@ -167,7 +167,7 @@ class Backbone:
             torch.inference_mode(),
             torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"),
         ):
-            for block in tiles.split(self.tiles_at_once):
+            for block in torch.split(tiles, self.tiles_at_once):
                 # A permuted view of (n, h, w, 3) already lies in memory as channels_last wants it.
                 images = block.to(self.device).permute(0, 3, 1, 2).float()
                 images = images.div_(255).sub_(self._centre).div_(self._spread)

@@ -33,7 +33,9 @@ class Feeder:
         self._levels = levels
         self.ahead = 1 if backbone.device == "cuda" else 0
         """Batches that are best under way while the features of an earlier one are taken."""
-        self._copying = torch.cuda.Stream() if backbone.device == "cuda" else None
+        self._copying: torch.cuda.Stream | None = None
+        if backbone.device == "cuda":
+            self._copying = torch.cuda.Stream()  # type: ignore[no-untyped-call] # torch's own gap
 
     def feed(self, tiles: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
         """Begin with tiles, (n, px, px, 3) uint8; what is returned waits for their features.
@@ -45,13 +47,13 @@ class Feeder:
             return lambda: made
         with torch.cuda.stream(self._copying):
             above = torch.from_numpy(tiles).to(self._backbone.device, non_blocking=True)
-            copied = torch.cuda.Event()
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call] # torch's own gap
             copied.record(self._copying)
         present = torch.cuda.current_stream()
         present.wait_event(copied)
         above.record_stream(present)
         below = self._backbone.features_of(above, self._levels).to("cpu", non_blocking=True)
-        ready = torch.cuda.Event()
+        ready = torch.cuda.Event()  # type: ignore[no-untyped-call] # torch's own gap
         ready.record(present)
         copied.synchronize()
 

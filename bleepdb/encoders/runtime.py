@@ -3,8 +3,11 @@
 Two things cost a CPU more than half of its time, as measured (`benchmarks/bench_pipeline.py`
 prints it anew): OpenMP's threads spin while they wait, and so take the cores from those that
 decode; and memory of activations is given back to the system after each layer and cleared anew.
-Both are settled before torch is loaded. Left out, since no gain was measured: OPENBLAS_NUM_THREADS,
-which would slow exact search down besides.
+Both are settled before torch is loaded; the second works for networks that are given as few tiles
+at once as `bleepdb.encoders.backbone` does on a CPU, since glibc keeps no piece above 32 MB.
+
+Left out: large pages (``THP_MEM_ALLOC_ENABLE``), which gained nothing once pages are kept, and
+``OPENBLAS_NUM_THREADS``, which gained nothing beside a passive OpenMP and would slow exact search.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ from typing import Final
 
 OPT_OUT: Final = "BLEEPDB_KEEP_ENVIRONMENT"
 """Set to anything, it leaves the process as it is."""
-DEFAULTS: Final = {"OMP_WAIT_POLICY": "passive", "THP_MEM_ALLOC_ENABLE": "1"}
-"""For OpenMP, whose threads sleep rather than spin; for torch, which asks for large pages."""
+DEFAULTS: Final = {"OMP_WAIT_POLICY": "passive"}
+"""OpenMP's threads sleep rather than spin."""
 M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
 MMAP_BYTES: Final = 2**25

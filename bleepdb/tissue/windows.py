@@ -91,7 +91,7 @@ class Window:
 
     def union(self, others: Iterable[Window]) -> Self:
         """Return a window of the same level that holds this one and the others."""
-        every = (self, *others)
+        every: tuple[Window, ...] = (self, *others)
         return replace(
             self,
             left=min(w.left for w in every),
