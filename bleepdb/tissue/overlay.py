@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from bleepdb.tissue.mask import TissueMask
     from bleepdb.tissue.slide import Slide
 
-OVERLAY_PX: Final = 1200
+OVERLAY_PX: Final = 1000
+PACKING: Final = 1
+"""Of PNG: scans hardly pack, and higher levels take seconds."""
 MOST_MARKS: Final = 100_000
 """More marks than a picture can show; of more, every k-th is drawn."""
 Colour = tuple[int, int, int]
@@ -32,6 +34,7 @@ LINE_PX: Final = 2
 FONT_PX: Final = 15
 MARGIN_PX: Final = 8
 LEAST_RADIUS: Final = 1.5
+LEAST_SQUARE: Final = 3.0
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def draw_overlay(
         legend.insert(0, (f"tissue ({mask.source})", TISSUE))
     page = _page(pictures, [*legend, *((line, INK) for line in lines)])
     with whole_file(path) as part:
-        page.save(part, format="PNG")
+        page.save(part, format="PNG", compress_level=PACKING)
     return path
 
 
@@ -152,6 +155,9 @@ def _draw_marks(picture: Image.Image, marks: Sequence[Marks], scale: float) -> N
         width = 1 if radius < 4 else LINE_PX
         for x, y in some.tolist():
             if -radius <= x <= picture.width + radius and -radius <= y <= picture.height + radius:
+                if group.square and radius < LEAST_SQUARE:
+                    draw.point((x, y), fill=group.colour)  # squares would hide what is below
+                    continue
                 box = (x - radius, y - radius, x + radius, y + radius)
                 shape(box, outline=group.colour, width=width)
 

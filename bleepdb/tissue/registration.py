@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
+from scipy import fft, ndimage
 from scipy.spatial import KDTree
 
 from bleepdb.tissue.mask import optical_density
@@ -213,9 +213,11 @@ def _correlated(
     a: NDArray[np.float32], b: NDArray[np.float32], *, slack: float | None
 ) -> tuple[float, NDArray[np.int64]]:
     """Correlation of a and b at the shift (x, y) of b that fits best, within `slack` of none."""
-    shape = (a.shape[0] + b.shape[0], a.shape[1] + b.shape[1])
-    product = np.fft.rfft2(a, shape) * np.fft.rfft2(b, shape).conj()
-    scores = np.fft.irfft2(product, shape)
+    shape = [
+        fft.next_fast_len(one + two, real=True) for one, two in zip(a.shape, b.shape, strict=True)
+    ]
+    product = fft.rfft2(a, shape) * fft.rfft2(b, shape).conj()
+    scores = np.asarray(fft.irfft2(product, shape))
     down, across = (np.fft.fftfreq(n, 1 / n).astype(np.int64) for n in shape)
     if slack is not None:
         scores[np.abs(down) > slack] = -np.inf
@@ -333,10 +335,10 @@ class Outline:
         away = np.ones((down, across), dtype=np.bool_)
         away[points[:, 1] + reach, points[:, 0] + reach] = False
         covered = ndimage.distance_transform_edt(away) <= REACH * pitch_px * self.scale
-        shape = (height + down, width + across)
+        shape = [fft.next_fast_len(n, real=True) for n in (height + down, width + across)]
         outline = self.tissue - self.tissue.mean()
-        product = np.fft.rfft2(outline, shape) * np.fft.rfft2(covered.astype(float), shape).conj()
-        scores = np.fft.irfft2(product, shape)
+        product = fft.rfft2(outline, shape) * fft.rfft2(covered.astype(np.float64), shape).conj()
+        scores = np.asarray(fft.irfft2(product, shape))
         y, x = np.unravel_index(int(scores.argmax()), shape)
         row = y if y < height else y - shape[0]
         column = x if x < width else x - shape[1]
