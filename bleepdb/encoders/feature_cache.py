@@ -32,7 +32,7 @@ SLIDE: Final = "slide"
 """In the metadata of a file: the digest of the slide that it is of."""
 PART: Final = ".part"
 MOST_HEADER: Final = 4096
-ROWS_AT_ONCE: Final = 4096
+BYTES_AT_ONCE: Final = 2**23
 UNKNOWN: Final = "0" * 64
 """Stands for the digest of values that are not all there."""
 
@@ -149,12 +149,14 @@ def read_features(
     if whole:
         with path.open("rb") as raw:
             begin = 8 + int.from_bytes(raw.read(8), "little")
+            if check:
+                # Read, not mapped: a file of many gigabytes would seem to fill the memory.
+                seen = Checksum(n, shape[1])
+                raw.seek(begin)
+                while block := raw.read(BYTES_AT_ONCE):
+                    seen.add(block)
+                whole = seen.text() == written
         values = np.memmap(path, "<f4", "r", offset=begin, shape=(n, shape[1]))
-        if check:
-            seen = Checksum(n, shape[1])
-            for start in range(0, n, ROWS_AT_ONCE):
-                seen.add(values[start : start + ROWS_AT_ONCE])
-            whole = seen.text() == written
     if not whole:
         log.warning("%s is damaged: the features are computed again", path)
         return None

@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
-from bleepdb.encoders.feature_cache import MOST_HEADER, PART, Checksum, header, stated
+from bleepdb.encoders.feature_cache import (
+    BYTES_AT_ONCE,
+    MOST_HEADER,
+    PART,
+    Checksum,
+    header,
+    stated,
+)
 from bleepdb.errors import ModelError
 from bleepdb.files import digest, fsync_folder
 
@@ -34,7 +41,6 @@ log = logging.getLogger(__name__)
 
 RECORD: Final = struct.Struct("<I16sI")
 """Number of a batch, BLAKE2b of its values, CRC32 of the two."""
-BYTES_AT_ONCE: Final = 2**23
 
 
 class PartFile:

@@ -16,7 +16,12 @@ import torch
 
 from bleepdb.encoders import FeatureSpec, begin_features, extract, load_backbone, measure_speed
 from bleepdb.encoders.backbone import Backbone
-from bleepdb.encoders.feature_cache import drop_features, read_features
+from bleepdb.encoders.feature_cache import (
+    cache_file,
+    drop_features,
+    read_features,
+    write_features,
+)
 from bleepdb.errors import ModelError, SlideError
 from bleepdb.tissue import open_slide
 from bleepdb.tissue.geometry import TileGeometry
@@ -370,3 +375,18 @@ def test_a_gpu_gives_the_same_features(slide, backbone, cache):
     np.testing.assert_allclose(got, want, atol=0.02 * np.abs(want).max())
     again = begun(slide, on_gpu, places=xy, batch=50, cache=False).finish()
     np.testing.assert_allclose(got, again, atol=1e-3 * np.abs(want).max())
+
+
+def test_the_file_is_what_it_was_before_parts(slide, backbone, cache, tmp_path):
+    """Byte for byte what writing the blocks in their order gives, under the name that it had."""
+    found = begun(slide, backbone).finish()
+    (kept,) = cache.iterdir()
+    with open_slide(slide) as opened:
+        digest = opened.digest
+    write_features(tmp_path / "plain", np.array_split(found, 5), 23, digest)
+    assert kept.read_bytes() == (tmp_path / "plain").read_bytes()
+    spec = FeatureSpec.of(backbone, "penultimate", TileGeometry((100.0,), 64))
+    assert kept == cache_file(digest, PLACES, 1.0, spec, backbone)
+    kept.write_bytes((tmp_path / "plain").read_bytes())
+    with begun(slide, backbone, batch=7) as pending:
+        assert pending.cached
