@@ -13,6 +13,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -40,21 +41,24 @@ class Bars(Watch):
     def __init__(self, progress: Progress, slides: int) -> None:
         self._progress = progress
         self._slides = progress.add_task("slides", total=slides)
-        self._ahead = progress.add_task("", total=None, visible=False)
-        self._now = progress.add_task("", total=None, visible=False)
+        self._tasks: dict[bool, TaskID] = {}  # of what runs ahead, and of what is at hand
         self._lock = threading.Lock()
-        self._seen = 0
 
     def begins(self, stage: str, name: str) -> Callable[[int, int], None]:
         """Show what runs ahead on one line, and what is searched and written on another."""
         if stage == OPENING:
             return lambda _done, _total: None
-        task = self._ahead if stage == ENCODING else self._now
-        self._progress.reset(task, description=plain(f"{name}: {stage}"), total=None, visible=True)
+        ahead = stage == ENCODING
+        with self._lock:
+            if ahead in self._tasks:
+                self._progress.remove_task(self._tasks[ahead])
+            task = self._progress.add_task(plain(f"{name}: {stage}"), total=None)
+            self._tasks[ahead] = task
 
         def move(done: int, total: int) -> None:
             with self._lock:
-                self._progress.update(task, completed=done, total=total)
+                if self._tasks[ahead] == task:
+                    self._progress.update(task, completed=done, total=total)
 
         return move
 

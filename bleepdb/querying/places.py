@@ -227,10 +227,12 @@ def locate(
         thumbnail = slide.thumbnail(THUMBNAIL_PX)
         diameter_px = (stride_um if query.spots is None else SPOT_OF_PITCH * pitch_um) / mpp
         if overlay is not None:
-            what = "spots" if query.spots is not None else f"tiles every {stride_um:g} µm"
+            what = "spots" if query.spots is not None else f"tiles every {stride_um:.4g} um"
             places = Marks(xy_px, diameter_px, f"{len(xy_px)} {what}", square=query.spots is None)
-            said = (f"{query.library}, {mpp:.4g} µm/px",)
-            draw_overlay(slide, overlay, mask=mask, marks=[places], lines=said, thumbnail=thumbnail)
+            title = f"{query.library}, {mpp:.4g} um/px"  # the font of pictures has no µ
+            draw_overlay(
+                slide, overlay, mask=mask, marks=[places], lines=[title], thumbnail=thumbnail
+            )
         return Located(
             query=query,
             settings=settings,
