@@ -106,7 +106,7 @@ class Limit:
 
 def best(ways):
     """(tiles a second, tiles a second of processor time) of each, the best of rounds."""
-    rates = {name: (0.0, 0.0) for name in ways}
+    rates = dict.fromkeys(ways, (0.0, 0.0))
     for _ in range(ROUNDS):
         for name, (way, arguments, n) in ways.items():
             start, used = time.perf_counter(), time.process_time()
