@@ -156,6 +156,10 @@ class Findings:
         """Add a doubt."""
         self.notes.append(" ".join(text.split()))
 
+    def value(self, name: str) -> Any:  # noqa: ANN401 - any JSON value
+        """Return the value of a fact; None where there is none of this name."""
+        return next((f.value for f in self.facts if f.name == name), None)
+
     def made(
         self,
         kind: str,

@@ -48,11 +48,16 @@ def inspect_positions(path: Path) -> Inspection:
     under = None if places.under is None else int(places.under.sum())
     found.fact("spots", places.spots)
     found.fact("under tissue", under)
-    then = (
-        f"bleepdb query SLIDE --spots {quoted(path)} --atlas ATLAS --tissue TISSUE --out OUT.h5ad"
-    )
+    then = spots_next(path)
     return found.made(
         "spots", "Space Ranger's table of spot positions", then=then if under else None
+    )
+
+
+def spots_next(path: Path) -> str:
+    """Return the command that takes a table of places."""
+    return (
+        f"bleepdb query SLIDE --spots {quoted(path)} --atlas ATLAS --tissue TISSUE --out OUT.h5ad"
     )
 
 

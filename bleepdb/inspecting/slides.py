@@ -15,6 +15,7 @@ from PIL import Image
 from bleepdb.errors import BleepdbError, SlideError
 from bleepdb.inspecting.findings import Findings, quoted, size_text
 from bleepdb.inspecting.looking import head_of, magic_of
+from bleepdb.tissue.geometry import mpp_fault
 from bleepdb.tissue.grid import tile_centres
 from bleepdb.tissue.mask import tissue_mask
 from bleepdb.tissue.slides import open_slide
@@ -126,8 +127,10 @@ def _told(
     if not plain and vendor is None:
         what = "a slide"
     mpp = "" if slide.mpp is not None and slide.mpp_source != "given" else " --slide-mpp MPP"
+    none = found.value("tiles at 100 µm") == 0
+    least = " --min-tissue SHARE" if none else ""
     then = (
-        f"bleepdb query {quoted(path)} --atlas ATLAS --tissue TISSUE{mpp} --out OUT.h5ad"
+        f"bleepdb query {quoted(path)} --atlas ATLAS --tissue TISSUE{mpp}{least} --out OUT.h5ad"
         if usable
         else None
     )
@@ -208,6 +211,11 @@ def _fine_enough(found: Findings, slide: Slide) -> bool:
     """Tell which fields would be finer than the slide, and whether all would."""
     if slide.mpp is None:
         return True
+    fault = mpp_fault(slide.mpp)
+    if fault is not None:
+        found.lacks(f"an mpp that a slide has: {fault}", needed_for="any tile",
+                    remedy="correct it with --slide-mpp, or give a finer scan")  # fmt: skip
+        return False
     factors = {f"{um:g}": slide.mpp * TILE_PX / um for um in FIELDS_UM}
     words = ", ".join(
         f"{um} µm {f'enlarged {f:.2g}x' if f > MOST_UPSAMPLING else 'fine'}"

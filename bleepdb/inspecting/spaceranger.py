@@ -46,6 +46,7 @@ def inspect_outs(path: Path) -> Inspection:
         raise SectionError("no spatial/ and no positions", where=path, hint=FETCH)
     found = Findings(path)
     factors = read_factors(outs.scalefactors)
+    damaged = outs.scalefactors is not None and not factors
     bin_um = _number(factors, "bin_size_um")
     matrix = _matrix(found, outs)
     places = _positions(found, outs)
@@ -54,6 +55,7 @@ def inspect_outs(path: Path) -> Inspection:
     _scales(found, factors, places, bin_um)
     _pictures(found, outs)
     usable = joined is not None and joined >= HALF and matrix is not None and not matrix.faults
+    usable = usable and not damaged
     if matrix is not None:
         usable = needs_species(found, matrix.species) and usable
     needs_image(found)
@@ -93,7 +95,8 @@ def inspect_hd(path: Path) -> Inspection:
                 found.lacks(
                     f"places of more than half of the bins with counts at {um} µm ({share:.0%})",
                     needed_for="train and index",
-                    remedy="fetch the run again, or pass --allow-loss to go on with what is left",
+                    remedy="fetch the run again"
+                    + (", or pass --allow-loss to go on with what is left" if share else ""),
                 )
     usable = needs_species(found, species) and usable
     needs_image(found)
@@ -189,7 +192,21 @@ def _positions(found: Findings, outs: Outs) -> PlacesLook | None:
             {"placed": places.spots, "under tissue": under},
             f"{under:,} of {places.spots:,} places are under tissue",
         )
+        _doubt(found, places)
     return places
+
+
+def _doubt(found: Findings, places: PlacesLook) -> None:
+    """Note places under tissue that no image can have, and spots that lie on one another."""
+    if places.xy_px is None or places.under is None or not places.under.any():
+        return
+    xy_px = places.xy_px[places.under]
+    negative = int((xy_px < 0).any(axis=1).sum())
+    if negative:
+        found.note(f"{negative:,} places under tissue are negative: index refuses them")
+    alike = len(xy_px) - len(np.unique(xy_px, axis=0))
+    if alike:
+        found.note(f"{alike:,} places under tissue lie on another spot")
 
 
 def _header(path: Path) -> str:
@@ -281,7 +298,7 @@ def _scales(
 ) -> None:
     if not factors:
         found.lacks(
-            "scale factors (spatial/scalefactors_json.json)",
+            "scale factors that can be read (spatial/scalefactors_json.json)",
             needed_for="the registration check, --image hires",
             remedy=FETCH,
         )

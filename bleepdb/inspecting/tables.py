@@ -8,6 +8,7 @@ import re
 import zlib
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
@@ -20,9 +21,10 @@ from bleepdb.inspecting.matrices import (
     MATRIX_FILES,
     inspect_matrix_part,
 )
-from bleepdb.inspecting.placing import inspect_positions
+from bleepdb.inspecting.placing import inspect_positions, spots_next
 from bleepdb.inspecting.sections import indexing_next, mpp_facts, needs_image
 from bleepdb.inspecting.sheets import inspect_sheet, inspect_slide_sheet, is_sheet, is_slide_sheet
+from bleepdb.names import X_PX, Y_PX
 from bleepdb.tissue.readers import scale as scales
 from bleepdb.tissue.readers.legacy_st import (
     NAMED_COLUMNS,
@@ -34,6 +36,7 @@ from bleepdb.tissue.readers.legacy_st import (
 )
 from bleepdb.tissue.readers.legacy_st import SPOT as SPOT_NAME
 from bleepdb.tissue.readers.positions import is_positions
+from bleepdb.tissue.readers.tables import Table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +49,7 @@ GENE: Final = re.compile(r"[A-Za-z][A-Za-z0-9.-]{1,24}")
 MOST_TABLE: Final = 2**28
 WIDE: Final = 2**21
 """Characters of a table that are looked at: a header of all genes has 200,000."""
+MOST_SPOTS: Final = 2**25
 LONGEST_LINE: Final = 2**24
 TABLES: Final = (".csv", ".tsv", ".txt", ".tab", ".csv.gz", ".tsv.gz", ".txt.gz")
 
@@ -210,9 +214,7 @@ def _selection(path: Path) -> Inspection:
     beside = [p for p in (path.with_name(f"{stem}.tsv.gz"), path.with_name(f"{stem}.tsv"))
               if p.is_file()]  # fmt: skip
     found.fact("counts", beside[0].name if beside else None, None if beside else "none beside it")
-    then = (
-        f"bleepdb query SLIDE --spots {quoted(path)} --atlas ATLAS --tissue TISSUE --out OUT.h5ad"
-    )
+    then = spots_next(path)
     if beside:
         then = f"bleepdb inspect {quoted(beside[0])}"
     return found.made("spots", "a spot table of legacy Spatial Transcriptomics", then=then)
@@ -220,13 +222,26 @@ def _selection(path: Path) -> Inspection:
 
 def _spots(path: Path, header: Sequence[str]) -> Inspection:
     found = Findings(path)
+    title = "a table of places (x_px, y_px)"
     lines = line_count(path)
     found.fact("spots", None if lines is None else lines - 1)
     found.fact("columns", list(header[:20]))
-    then = (
-        f"bleepdb query SLIDE --spots {quoted(path)} --atlas ATLAS --tissue TISSUE --out OUT.h5ad"
-    )
-    return found.made("spots", "a table of places (x_px, y_px)", then=then)
+    if path.stat().st_size <= MOST_SPOTS:
+        try:
+            table = Table.read(path)
+            places = np.column_stack([table.numbers(c) for c in (X_PX, Y_PX)])
+        except SectionError as error:
+            found.lacks(f"places that can be read: {error.what}", needed_for="query --spots",
+                        remedy=error.hint or "correct the table")  # fmt: skip
+            return found.made("spots", title)
+        (left, top), (right, bottom) = places.min(axis=0), places.max(axis=0)
+        found.fact("bounds px", [float(v) for v in (left, right, top, bottom)],
+                   f"x {left:,.0f} to {right:,.0f}, y {top:,.0f} to {bottom:,.0f}")  # fmt: skip
+        if min(left, top) < 0:
+            found.lacks("places inside an image (some are negative)", needed_for="query --spots",
+                        remedy="write places in level-0 pixels of the slide")  # fmt: skip
+            return found.made("spots", title)
+    return found.made("spots", title, then=spots_next(path))
 
 
 def _listed(path: Path, kind: str, title: str) -> Inspection:

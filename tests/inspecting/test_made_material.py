@@ -466,3 +466,22 @@ def test_legacy_counts_with_their_spot_table_in_other_shapes(tmp_path, told, tur
     assert (found["facts"]["spots"], found["facts"]["genes"]) == (2, 3)
     assert found["facts"]["join"] == {"counted": 2, "placed": 2}
     assert told(tmp_path / "spots_A1.csv")["kind"] == "spots"
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"), [("-5,10", "negative"), ("nan,10", "not a number"), ("x,10", "not a number")]
+)
+def test_places_that_no_image_has(tmp_path, told, cells, said):
+    path = tmp_path / "spots.csv"
+    path.write_text(f"barcode,x_px,y_px\na,{cells}\nb,7,9\n")
+    found = told(path)
+    assert any(said in m["what"] for m in found["missing"])
+    assert found["next"] is None
+
+
+def test_places_are_told_with_their_bounds(tmp_path, told):
+    path = tmp_path / "spots.csv"
+    path.write_text("barcode,x_px,y_px\na,5,10\nb,7,9\n")
+    found = told(path)
+    assert found["facts"]["bounds px"] == [5, 7, 9, 10]
+    assert found["facts"]["spots"] == 2

@@ -103,11 +103,15 @@ def test_a_tiff_without_microns_asks_for_them(real_data, told):
     assert "--slide-mpp MPP" in found["next"]
     given = told(path, "--slide-mpp", "0.5")
     assert given["missing"] == []
+    assert "--min-tissue SHARE" in given["next"]  # one speck of tissue, as the picture shows
     assert given["facts"]["size mm"] == pytest.approx([1493 * 0.0005, 901 * 0.0005])
 
 
 def test_a_slide_too_coarse_for_any_tile_is_not_sent_to_query(real_data, told):
     found = told(real_data / "slides" / "camelyon_lowlevel.dcm")
+    assert found["next"] is None
+    assert any("outside 0.05 to 20" in m["what"] for m in found["missing"])
+    found = told(real_data / "slides" / "camelyon_lowlevel.dcm", "--slide-mpp", "10")
     assert found["next"] is None
     assert any("fine enough" in m["what"] for m in found["missing"])
 
