@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from bleepdb.tissue.tiff_index import Directory
 
+START: Final = b"\xff\xd8"
 EOI: Final = 0xD9
 SOS: Final = 0xDA
 APP0: Final = 0xE0
@@ -62,7 +63,7 @@ class JpegTiles:
         transform = b"\x00" if directory.photometric == RGB else b"\x01"
         tables = _tables_of(directory.tables) if directory.tables else b""
         self._most = MOST_BYTES_PER_PX * self.width * self.height + MOST_HEAD_BYTES
-        self._head = b"\xff\xd8" + APP14_BYTES + transform + tables
+        self._head = START + APP14_BYTES + transform + tables
         self._scratch = _Scratch()
 
     def decode(self, handle: int, offset: int, count: int, by: int = 1) -> NDArray[np.uint8]:
@@ -92,12 +93,15 @@ class JpegTiles:
             raise TiffError(
                 f"a tile of {count} bytes is no JPEG of {self.width} x {self.height} px"
             )
-        # The start mark stands in the head already.
+        # The start mark stands in the head already, so that the tile's own goes elsewhere.
         head = len(self._head)
         raw = self._scratch.raw(head + count - 2, self._head)
         view = memoryview(raw)[: head + count - 2]
-        if os.preadv(handle, [view[head:]], offset + 2) != count - 2:
+        start = self._scratch.start
+        if _filled(handle, start, view[head:], offset) != count:
             raise TiffError("the file ends within a tile")
+        if start != START:
+            raise TiffError("a tile is no JPEG")
         height, width = _tamed(view, head)
         if (width, height) != (self.width, self.height):
             raise TiffError(
@@ -123,6 +127,7 @@ class _Scratch(threading.local):
     """Memory that each thread uses again."""
 
     def __init__(self) -> None:
+        self.start = bytearray(2)
         self._raw = bytearray()
         self._pixels: dict[tuple[int, int, int], NDArray[np.uint8]] = {}
 
@@ -136,6 +141,16 @@ class _Scratch(threading.local):
         if shape not in self._pixels:
             self._pixels[shape] = np.empty(shape, dtype=np.uint8)
         return self._pixels[shape]
+
+
+def _filled(handle: int, start: bytearray, room: memoryview, offset: int) -> int:
+    """Read bytes into memory that is there; return how many."""
+    if hasattr(os, "preadv"):
+        return os.preadv(handle, [start, room], offset)
+    data = os.pread(handle, len(start) + len(room), offset)
+    start[:] = data[: len(start)]
+    room[: max(0, len(data) - len(start))] = data[len(start) :]
+    return len(data)
 
 
 def _tamed(data: memoryview, start: int) -> tuple[int, int]:
@@ -168,7 +183,7 @@ def _tamed(data: memoryview, start: int) -> tuple[int, int]:
 
 def _tables_of(data: bytes) -> bytes:
     """Return the tables of an abbreviated JPEG stream, without its marks and other segments."""
-    if data[:2] != b"\xff\xd8":
+    if data[:2] != START:
         raise TiffError("the shared JPEG tables are damaged")
     view = memoryview(data)
     return b"".join(view[at:end] for code, at, end in _segments(view, 2) if code in TABLES)

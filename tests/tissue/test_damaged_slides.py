@@ -136,6 +136,15 @@ def test_a_tile_that_is_overwritten(svs, refused):
         assert slide.region(0, 0, 0, 128, 64).std() > 5
 
 
+def test_a_tile_that_does_not_begin_as_a_jpeg(svs, refused):
+    with tifffile.TiffFile(svs) as tiff:
+        offset = tiff.pages[0].dataoffsets[7]
+    data = bytearray(svs.read_bytes())
+    data[offset] ^= 1
+    svs.write_bytes(data)
+    assert "tile 2,1 of level 0: a tile is no JPEG" in refused(svs)
+
+
 def test_a_tile_that_ends_early(svs, refused):
     """A decoder would fill the rest with grey."""
     with tifffile.TiffFile(svs) as tiff:
