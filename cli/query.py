@@ -229,7 +229,7 @@ def _refuse_slide(slide: Path, out: Path, *, reads: Sequence[Path | None]) -> No
     """Refuse what one slide and one file cannot be used for."""
     if out.suffix.lower() != ".h5ad":
         raise InputError("the output must be an .h5ad", where=out, hint="write --out NAME.h5ad")
-    if not slide.is_file():
+    if not slide.exists():  # an image of a Zarr store is a folder
         raise InputError("no such slide", where=slide, hint="check the path")
     refuse_output(out, reads=reads)
 
