@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-MOST_BYTES: Final = 2**28
+MOST_BYTES: Final = 2**27
 MOST_RINGS: Final = 5_000_000
 MOST_POINTS: Final = 50_000_000
 LEAST_CORNERS: Final = 3

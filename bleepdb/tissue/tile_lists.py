@@ -31,6 +31,7 @@ EDGE, DOWNSAMPLE = "patch_size", "downsample"
 TISSUES, TILES = "tissues", "tiles"
 GLOBAL: Final = "global"
 GEOMETRY: Final = "geometry"
+MOST_SHAPE_BYTES: Final = 2**30
 HDF5_SUFFIXES: Final = (".h5", ".hdf5")
 TAKEN: Final = (
     "give a .geojson, a TRIDENT or CLAM .h5 with `coords`, or a WSIData .zarr with shapes"
@@ -166,8 +167,16 @@ def read_store_shapes(path: Path, wanted: tuple[str, ...] = (TISSUES, TILES)) ->
     table = folder / f"{SHAPES}.parquet"
     try:
         file = pq.ParquetFile(table)
-        if file.metadata.num_rows > MOST_PLACES:
-            raise InputError(f"{file.metadata.num_rows:,} shapes", where=table, hint="give fewer")
+        rows = file.metadata.num_rows
+        declared = sum(
+            file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)
+        )
+        if rows > MOST_PLACES or declared > MOST_SHAPE_BYTES:
+            raise InputError(
+                f"{rows:,} shapes of {declared / 2**20:,.0f} MiB are more than a mask needs",
+                where=table,
+                hint="give the outlines of the tissue alone, without cells",
+            )
         cells = file.read(columns=[GEOMETRY]).column(GEOMETRY).to_pylist()
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         said = " ".join(str(error).split())[:120]

@@ -333,6 +333,12 @@ def test_shapes_of_a_store_are_masks_and_places(slide, store):
         read_store_shapes(store, ("cells",))
 
 
+def test_shapes_beyond_reason_are_refused_by_what_they_declare(slide, store, monkeypatch):
+    monkeypatch.setattr("bleepdb.tissue.tile_lists.MOST_SHAPE_BYTES", 10)
+    with pytest.raises(InputError, match=r"shapes of 0 MiB are more than a mask needs; give the"):
+        find_tissue(slide, store)
+
+
 def test_shapes_in_any_binary_dialect(store):
     import shapely
 
