@@ -182,8 +182,8 @@ def _frame(
         largest = reached[0]
         size = largest.size_px
         note = (
-            f"image {largest.name} of the store ({size[0]} x {size[1]} px) is not read as a slide: "
-            "write it as a TIFF and name that in the column image"
+            f"image {largest.name} of the store ({size[0]} x {size[1]} px) becomes the slide where "
+            f"the column image names {largest.root / 'images' / largest.name}"
         )
         return _to_picture(region, largest), f"pixels of image {largest.name}", [note]
     names = sorted(region.systems)
