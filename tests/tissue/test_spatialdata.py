@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from bleepdb.errors import BleepdbError, MissingExtraError, SectionError
-from bleepdb.tissue import read_section, row_for
+from bleepdb.tissue import open_slide, read_section, row_for
 from bleepdb.tissue.readers import elements
 from bleepdb.tissue.readers.layout import look
 from bleepdb.tissue.readers.ngff import to_systems
@@ -108,7 +108,17 @@ def test_a_visium_store(visium, zarr_format):
     assert (section.assay, section.pitch_um, section.spot_diameter_um) == ("visium", 100, 55)
     assert (section.slide_mpp, section.mpp_source) == (pytest.approx(0.5), "spot pitch")
     assert section.notes[0] == "table table, region V1, places in pixels of image V1_full_image"
-    assert "write it as a TIFF" in section.notes[1]
+    image = path / "images" / "V1_full_image"
+    assert section.notes[1].endswith(f"becomes the slide where the column image names {image}")
+    # Named, the store's own image is the slide.
+    named = read(path, about={"image": image})
+    np.testing.assert_allclose(named.xy_px, xy)
+    assert (named.slide_path, len(named.notes)) == (image, 1)
+    with open_slide(image) as slide:
+        np.testing.assert_array_equal(
+            slide.region(0, 0, 0, *SIZE), np.asarray(tissue_picture(SIZE))[..., :3]
+        )
+        assert len(slide.levels) == 2
     assert section.reference_image.load().shape[2] == 3
     assert read(path / "tables" / "table").digest == section.digest
     assert read(path / "shapes" / "V1").digest == section.digest
