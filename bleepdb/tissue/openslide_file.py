@@ -44,9 +44,11 @@ class OpenSlideFile(Slide):
 
     def __init__(self, path: Path, *, mpp: float | None = None) -> None:
         self._slide = openslide.OpenSlide(path)
-        self.vendor = self._slide.properties.get(openslide.PROPERTY_NAME_VENDOR, "")
+        # A damaged file has names that are found and cannot be asked for.
+        self._said = {k: self._slide.properties.get(k, "") for k in self._slide.properties}
+        self.vendor = self._said.get(openslide.PROPERTY_NAME_VENDOR, "")
         self.reader = f"OpenSlide {self.vendor}"
-        if _fluorescence(self._slide.properties):
+        if _fluorescence(self._said):
             self.notes = ("its scanner says that it is a fluorescence scan, not H&E",)
         try:
             super().__init__(
@@ -62,26 +64,26 @@ class OpenSlideFile(Slide):
             raise
 
     def _stated_mpp(self, path: Path) -> float | None:
-        said = self._slide.properties
         if self.vendor == GENERIC:
             # OpenSlide takes the tags as they are, and the inch not at all.
-            return tags_mpp(
-                said.get("tiff.ResolutionUnit", ""),
-                float(said.get("tiff.XResolution", 0)),
-                float(said.get("tiff.YResolution", 0)),
-            )
-        keys = (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
-        if not all(k in said for k in keys):
+            across, down = (self._number(f"tiff.{side}Resolution") for side in "XY")
+            return tags_mpp(self._said.get("tiff.ResolutionUnit", ""), across or 0, down or 0)
+        across = self._number(openslide.PROPERTY_NAME_MPP_X)
+        down = self._number(openslide.PROPERTY_NAME_MPP_Y)
+        return None if across is None or down is None else square_mpp(across, down, path)
+
+    def _number(self, key: str) -> float | None:
+        try:
+            return float(self._said[key])
+        except (KeyError, ValueError):
             return None
-        across, down = (float(said[k]) for k in keys)
-        return square_mpp(across, down, path)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the file's bytes; where a slide is many files, OpenSlide's hash goes in."""
         own = file_digest(self.path)
         if self.vendor in {"mirax", "dicom"}:
-            return digest(own, self._slide.properties[openslide.PROPERTY_NAME_QUICKHASH1])
+            return digest(own, self._said.get(openslide.PROPERTY_NAME_QUICKHASH1, ""))
         return own
 
     def region(
@@ -111,14 +113,11 @@ class OpenSlideFile(Slide):
     def facts(self) -> dict[str, Any]:
         """Return what is known of the file; OpenSlide knows the vendor, and often the objective."""
         known = super().facts()
-        properties = self._slide.properties
         known["vendor"] = self.vendor
-        power = properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)
-        known["objective_power"] = None if power is None else float(power)
+        known["objective_power"] = self._number(openslide.PROPERTY_NAME_OBJECTIVE_POWER)
         for i, level in enumerate(known["levels"]):
-            across = properties.get(f"openslide.level[{i}].tile-width")
-            down = properties.get(f"openslide.level[{i}].tile-height")
-            level["tile_px"] = None if across is None or down is None else [int(across), int(down)]
+            sides = [self._number(f"openslide.level[{i}].tile-{s}") for s in ("width", "height")]
+            level["tile_px"] = None if None in sides else [int(side or 0) for side in sides]
         return known
 
     def close(self) -> None:

@@ -186,7 +186,7 @@ def on_white(rgba: Image.Image) -> NDArray[np.uint8]:
 def undecodable(path: Path, error: object) -> SlideError:
     """Return the error of a file whose pixels cannot be had."""
     return SlideError(
-        f"its pixels cannot be decoded, it may be damaged or incomplete ({error})",
+        f"its pixels cannot be decoded, it may be damaged or incomplete ({one_line(error)})",
         where=path,
         hint="fetch or export the image again",
     )

@@ -11,6 +11,7 @@ import tracemalloc
 import zlib
 
 import numpy as np
+import openslide
 import pytest
 import tifffile
 from PIL import Image
@@ -397,3 +398,54 @@ def test_any_damage_ends_in_one_line(slide_files, tmp_path, kind):
             said.append(str(error))
     assert not any("\n" in line for line in said)
     assert 10 < opened < 145
+
+
+def test_any_damage_of_a_mirax_ends_in_one_line(slide_files, tmp_path):
+    path = slide_files.write_mrxs(tmp_path / "a.mrxs", slide_files.tissue_like(512, 512), levels=2)
+    parts = [tmp_path / "a" / name for name in ("Index.dat", "Slidedat.ini", "Data0000.dat")]
+    good = {part: part.read_bytes() for part in parts}
+    rng = random.Random("mirax")
+    opened, said = 0, []
+    for _ in range(120):
+        part = rng.choice(parts)
+        data = bytearray(good[part])
+        for _ in range(rng.choice((1, 2, 8))):
+            data[rng.randrange(len(data))] = rng.choice((0, 255, rng.randrange(256)))
+        part.write_bytes(data)
+        try:
+            read_all(path)
+            opened += 1
+        except SlideError as error:
+            said.append(str(error))
+        part.write_bytes(good[part])
+    assert opened > 5
+    assert len(said) > 20
+    assert not any("\n" in line for line in said)
+
+
+def test_names_in_a_slide_that_are_no_text(slide_files, tmp_path, monkeypatch):
+    """OpenSlide lists names of a damaged header that it then does not know."""
+    path = slide_files.write_philips(tmp_path / "a.tiff", [slide_files.tissue_like(256, 256)])
+
+    class Damaged(dict):
+        def __iter__(self):
+            return iter([*super().__iter__(), "hamamatsu.\ufffd"])
+
+    real = openslide.OpenSlide.properties.fget
+    monkeypatch.setattr(
+        openslide.OpenSlide, "properties", property(lambda self: Damaged(real(self)))
+    )
+    with open_slide(path) as slide:
+        assert slide.facts()["vendor"] == "philips"
+
+
+def test_what_openslide_says_in_two_lines_is_told_in_one(slide_files, tmp_path, monkeypatch):
+    path = slide_files.write_philips(tmp_path / "a.tiff", [slide_files.tissue_like(256, 256)])
+
+    def fail(*_):
+        message = "Improper JPEG sampling factors 2,2\nApparently should be 1,1."
+        raise openslide.OpenSlideError(message)
+
+    monkeypatch.setattr(openslide.OpenSlide, "read_region", fail)
+    with pytest.raises(SlideError, match=r"factors 2,2 Apparently should be 1,1\.\); fetch"):
+        read_all(path)
