@@ -31,13 +31,13 @@ from bleepdb.tissue.stream import usable_cores
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 PX = 224
-SIDE = int(os.environ.get("SIDE", "64"))
+SIDE = int(os.environ.get("SIDE", "84"))
 """SIDE x SIDE tiles are read."""
 NATIVE = TileGeometry((PX * made_slides.MPP,), PX)
 TWO_SCALES = TileGeometry((PX * made_slides.MPP, 512 * made_slides.MPP), PX)
 
 
-def centres(side=SIDE, first=4):
+def centres(side=SIDE, first=0):
     """Centres of adjacent tiles, row by row."""
     at = (np.arange(side) + first + 0.5) * PX
     return np.stack(np.meshgrid(at, at), axis=-1).reshape(-1, 2)
@@ -147,7 +147,7 @@ def rates(folder, tile):
     said = made_slides.dense_slide(path, tile=tile)
     places = centres()
     n = len(places)
-    some = places[: n // 8]
+    some = places[: n // 12]
     limit = Limit(path, places, tile)
     ways = {
         "limit": (limit, (), n),
@@ -189,7 +189,7 @@ def scales(path):
 def memory(folder):
     """Memory while the tiles of a sparse slide go by."""
     path = folder / "sparse.tif"
-    places = centres(100_000 // PX, first=0)
+    places = centres(100_000 // PX)
     start = time.perf_counter()
     with (
         open_slide(path) as slide,

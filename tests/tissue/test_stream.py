@@ -351,3 +351,34 @@ def test_many_small_batches_and_little_memory_never_lock_up(counting, workers):
     geometry = TileGeometry((40.0, 170.0), 16)
     got, _ = gathered(counting, xy, geometry, batch=3, ahead=1, memory_bytes=1, workers=workers)
     assert got.shape[0] == len(xy)
+
+
+@pytest.mark.parametrize("name", ["svs", "pyramid", "memory"])
+@given(
+    seed=st.integers(0, 2**20),
+    n=st.integers(1, 60),
+    px=st.integers(2, 120).map(lambda half: 2 * half),
+    spread=st.floats(0.05, 1),
+    ahead=st.integers(1, 4),
+)
+@settings(deadline=None, max_examples=20)
+def test_whole_pixels_are_copied(slides, name, seed, n, px, spread, ahead):
+    """Fields that need no resampling, over edges and over each other too."""
+    rng = np.random.default_rng(seed)
+    xy = np.floor(rng.uniform(0, 1, (n, 2)) * np.array(SIZE) * spread)
+    geometry = TileGeometry((float(px),), px)
+    got, _ = gathered(slides[name], xy, geometry, batch=1 + seed % 7, ahead=ahead, workers=2)
+    np.testing.assert_array_equal(got, one_by_one(slides[name], xy, geometry))
+
+
+def test_errors_while_pixels_are_copied(counting):
+    xy, geometry = grid(32), TileGeometry((32.0,), 32)
+    counting.fails_below = 900
+
+    def consume():
+        with TileStream(counting, xy, slide_mpp=1.0, geometry=geometry, workers=2) as stream:
+            return sum(1 for _ in stream)
+
+    with pytest.raises(SlideError, match="cannot be decoded"):
+        consume()
+    assert not tile_threads()
