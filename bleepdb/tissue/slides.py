@@ -37,6 +37,7 @@ from bleepdb.tissue.tiled_tiff import TiledTiff
 
 log = logging.getLogger(__name__)
 
+MIRAX: Final = ".mrxs"
 NDPI: Final = "hamamatsu"
 
 __all__ = ["OpenSlideFile", "PlainImage", "Slide", "TiledTiff", "open_slide"]
@@ -83,7 +84,14 @@ def open_slide(path: Path, *, mpp: float | None = None, max_pixels: int | None =
                 log.warning("%s: %s", path, note)
             return slide
         if "tifffile" not in said:
-            return PlainImage(path, mpp=mpp, max_pixels=max_pixels)
+            picture = PlainImage(path, mpp=mpp, max_pixels=max_pixels)
+            if path.suffix.lower() == MIRAX:
+                raise SlideError(
+                    "is the small picture of a MIRAX slide, whose folder of data is not beside it",
+                    where=path,
+                    hint=f"copy the folder {path.stem} to the same place",
+                )
+            return picture
     except openslide.OpenSlideError as error:
         said["OpenSlide"] = one_line(error)
     except (OSError, SyntaxError, ValueError) as error:

@@ -81,7 +81,7 @@ def test_text_by_another_name(tmp_path, refused, name):
     assert "; PIL: cannot identify" in refused(path)
 
 
-@pytest.mark.parametrize("name", ["a.svs", "a.ndpi", "a.mrxs", "a.dcm", "a.tif", "a"])
+@pytest.mark.parametrize("name", ["a.svs", "a.ndpi", "a.dcm", "a.tif", "a"])
 def test_the_content_decides_not_the_name(slide_files, tmp_path, name):
     pixels = slide_files.tissue_like(90, 70)
     path = tmp_path / name
@@ -398,6 +398,13 @@ def test_any_damage_ends_in_one_line(slide_files, tmp_path, kind):
             said.append(str(error))
     assert not any("\n" in line for line in said)
     assert 10 < opened < 145
+
+
+def test_a_mirax_slide_without_its_folder(slide_files, tmp_path, refused):
+    """The file that is named is a small JPEG, and would be taken for the slide."""
+    path = slide_files.write_mrxs(tmp_path / "a.mrxs", slide_files.tissue_like(512, 512))
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert "whose folder of data is not beside it; copy the folder a to" in refused(path)
 
 
 def test_any_damage_of_a_mirax_ends_in_one_line(slide_files, tmp_path):
