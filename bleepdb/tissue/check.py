@@ -36,6 +36,9 @@ SAME_OUTLINE: Final = 0.75
 CLEARLY, SOMEWHAT = 0.15, 0.05
 """How much better another pose must agree: to be refused, to be warned of."""
 NO_OUTLINE: Final = 0.25
+LOOSE, FILLED = 0.6, 0.75
+"""Agreement below which spots that miss some tissue are doubted; tissue that covers more than
+FILLED of the slide has too little of an outline for that."""
 HALF: Final = 0.5
 WHOLE: Final = 0.95
 """Spots that reach this share of the tissue lie right, and some of them on background."""
@@ -219,11 +222,12 @@ def _ask_tissue(
     """Hold the outline of the spots against that of the tissue."""
     if share >= MOST_ON_TISSUE:
         return
-    pose, best, then, agreed = AS_STATED, -1.0, 0.0, 1.0
+    pose, best, then, agreed, loose = AS_STATED, -1.0, 0.0, 1.0, False
     if len(xy_px) >= LEAST_SPOTS and pitch_px > 0 and not found.faults:
         outline = Outline(mask.mask, slide.size_px)
         if share == 0 or outline.reached(xy_px, pitch_px) < WHOLE:
             agreed = outline.agreement(xy_px, pitch_px)
+            loose = agreed < LOOSE and outline.tissue.mean() < FILLED
             pose, best, then = outline.best_pose(xy_px, pitch_px, least=FITS)
     few = f"only {share:.0%} of {len(xy_px)} spots are on tissue"
     if share == 0:
@@ -237,7 +241,7 @@ def _ask_tissue(
         (found.faults if clear else found.doubts).append(f"{looks}: {few} as given, {then:.0%} so")
     elif share == 0 or (share < HALF and agreed < NO_OUTLINE):  # agreed is 1 where not asked
         found.faults.append(few)
-    elif share < FEW_ON_TISSUE:
+    elif share < FEW_ON_TISSUE or loose:
         found.doubts.append(f"{few}; is it the right image, neither flipped nor turned?")
 
 

@@ -209,6 +209,14 @@ def test_a_part_of_the_spots_passes(right, judge):
     assert judge(pixels, xy[xy[:, 0] > 600]).warning is None
 
 
+def test_spots_that_lie_in_a_corner_of_foreign_tissue_are_warned_of(right, judge):
+    _, xy, _ = right
+    other = np.array([(230, 60), (1190, 60), (1190, 660), (1000, 960), (230, 690)])
+    seen = judge(made.made_slide(corners=other)[0], xy)
+    assert 0.8 < seen.on_tissue < 0.95
+    assert f"only {seen.on_tissue:.0%} of {len(xy)} spots are on tissue" in seen.warning
+
+
 def test_spots_on_tissue_and_glass_alike_are_only_warned_of(right, judge):
     pixels, _, _ = right
     steps = [np.arange(24, n, 48.0) for n in (1200, 1000)]
