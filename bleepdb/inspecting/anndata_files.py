@@ -195,14 +195,14 @@ def _places(found: Findings, handle: h5py.File, spots: int | None) -> bool:
 def _scales(found: Findings, handle: h5py.File, xy_px: NDArray[np.float64] | None) -> None:
     obs = handle["obs"]
     sources: dict[str, float | None] = {"h5ad": None, "spot diameter": None, "spot pitch": None}
+    widths: list[float] = []
     for library in _library_groups(handle):
         for place in ("metadata", "scalefactors"):
             for key in MPP_KEYS:
                 value = _scalar(library.get(f"{place}/{key}"))
                 sources["h5ad"] = sources["h5ad"] or value
         diameter = _scalar(library.get("scalefactors/spot_diameter_fullres"))
-        if diameter is not None and sources["spot diameter"] is None:
-            sources["spot diameter"] = 65.0 / diameter
+        widths = [*widths, diameter] if diameter is not None else widths
     if xy_px is not None and len(xy_px):
         good = np.isfinite(xy_px).all(axis=1)
         array = _columns(obs, ("array_row", "array_col"))
@@ -213,6 +213,8 @@ def _scales(found: Findings, handle: h5py.File, xy_px: NDArray[np.float64] | Non
         else:
             pitch = scales.mpp_of_neighbours(xy_px[good], scales.VISIUM_PITCH_UM)
         sources["spot pitch"] = pitch
+    if widths:
+        sources["spot diameter"] = scales.mpp_of_diameter(widths[0], sources["spot pitch"])
     mpp_facts(found, sources)
 
 

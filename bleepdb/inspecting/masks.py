@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any, Final
 import h5py
 import numpy as np
 
+from bleepdb.errors import InputError
 from bleepdb.inspecting.findings import Findings, quoted
 from bleepdb.inspecting.looking import MOST_JSON, json_of
+from bleepdb.tissue.polygons import read_geojson
+from bleepdb.tissue.tile_lists import read_tile_list
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bleepdb.inspecting.findings import Inspection
+from bleepdb.inspecting.findings import Inspection
 
 FEATURES: Final = ("FeatureCollection", "Feature", "GeometryCollection", "Polygon", "MultiPolygon")
 AREAS: Final = ("Polygon", "MultiPolygon")
@@ -53,6 +56,13 @@ def inspect_geojson(path: Path) -> Inspection | None:
     areas = sum(kinds[k] for k in AREAS)
     if not areas:
         found.lacks("polygons", needed_for="a mask", remedy="export areas, not points or lines")
+    else:
+        try:
+            read_geojson(path)
+        except InputError as error:
+            found.lacks(f"polygons that can be used: {error.what}", needed_for="a mask",
+                        remedy=error.hint or "export it again")  # fmt: skip
+            areas = 0
     return found.made(
         "mask", "a GeoJSON mask" if areas else "GeoJSON without areas",
         then=masked_next(path) if areas else None,
@@ -76,9 +86,12 @@ def inspect_patches(path: Path, handle: h5py.File) -> Inspection:
     if {"img", "barcode"} <= set(handle):
         found.fact("patches", list(handle["img"].shape))
         return found.made("patches", "patches of HEST-1k around the spots of a section")
-    if size is None:
-        found.lacks("the size of its tiles in level-0 pixels", needed_for="a mask",
-                    remedy="write it as the attribute patch_size_level0 of coords")  # fmt: skip
+    try:
+        size = read_tile_list(path).edge_px
+    except InputError as error:
+        size = None
+        found.lacks(f"tiles that can be used: it {error.what}", needed_for="a mask",
+                    remedy=error.hint or "write it again")  # fmt: skip
     return found.made(
         "mask", "a list of tiles (TRIDENT or CLAM)",
         then=None if size is None else masked_next(path),

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 MOST_FITTED: Final = 20_000
 HALF: Final = 0.5
 SPOT_DIAMETER: Final = "spot_diameter_fullres"
-THEORETICAL_SPOT_UM: Final = 65.0
-"""What Space Ranger's ``spot_diameter_fullres`` spans on a Visium slide."""
 
 
 def inspect_outs(path: Path) -> Inspection:
@@ -310,11 +308,14 @@ def _scales(
     if known:
         found.fact("scale factors", known)
     diameter = _number(factors, SPOT_DIAMETER)
-    spot_um = THEORETICAL_SPOT_UM if bin_um is None else bin_um
+    pitch = _pitch(places, bin_um)
+    by_spot = scales.mpp_of_diameter(diameter, pitch)
+    if bin_um is not None:
+        by_spot = None if diameter is None else bin_um / diameter
     sources = {
         "scalefactors": _number(factors, "microns_per_pixel"),
-        "spot diameter": None if diameter is None else spot_um / diameter,
-        "bin pitch" if bin_um else "spot pitch": _pitch(places, bin_um),
+        "spot diameter": by_spot,
+        "bin pitch" if bin_um else "spot pitch": pitch,
     }
     mpp_facts(found, sources)
 
