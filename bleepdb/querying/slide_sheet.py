@@ -14,6 +14,7 @@ from bleepdb.names import DONOR, LIBRARY_ID, RESERVED_FIELDS, SPECIES_KNOWN
 from bleepdb.querying.settings import Query
 from bleepdb.tissue.geometry import mpp_fault
 from bleepdb.tissue.mask import METHODS
+from bleepdb.tissue.readers.store import is_zarr
 from bleepdb.tissue.readers.tables import read_rows
 from bleepdb.tissue.sheet import FIELD_NAME, LONGEST_SHOWN
 from bleepdb.tissue.spots import read_spots
@@ -160,7 +161,7 @@ def rows_of_paths(paths: Sequence[Path]) -> list[SlideRow]:
         If a path is a folder, or stands twice.
     """
     for path in paths:
-        if path.is_dir():
+        if path.is_dir() and not is_zarr(path):
             raise InputError(
                 "is a folder", where=path, hint=f"name its slides, such as {path}/*.svs"
             )
@@ -290,7 +291,9 @@ def _row(
     faults += [
         (column, f"{base / cells[column]} is no file")
         for column in (SLIDE, SPOTS)
-        if column in cells and not _is_file(base / cells[column])
+        if column in cells
+        and not _is_file(base / cells[column])
+        and not (column == SLIDE and is_zarr(base / cells[column]))
     ]
     name = cells.get(LIBRARY_ID, "")
     if name and (safe_name(name) != name or len(name) > LONGEST_NAME):

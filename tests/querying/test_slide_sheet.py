@@ -182,3 +182,14 @@ def test_an_uneven_array_and_no_array_are_refused():
         parse_shard("auto", {})
     with pytest.raises(InputError, match="no job of a Slurm array"):
         parse_shard("auto", {"SLURM_ARRAY_TASK_ID": "x"})
+
+
+def test_the_image_of_a_zarr_store_is_a_slide_although_it_is_a_folder(tmp_path):
+    store = tmp_path / "image.zarr"
+    store.mkdir()
+    (store / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
+    assert rows_of_paths([store])[0].name == "image"
+    assert read_slide_sheet(sheet(tmp_path, "slide\nimage.zarr\n"))[0].slide == store
+    (tmp_path / "plain").mkdir()
+    with pytest.raises(SheetError, match="line 2, column slide"):
+        read_slide_sheet(sheet(tmp_path, "slide\nplain\n"))
