@@ -17,7 +17,7 @@ from bleepdb.tissue.tile_lists import read_tile_list
 if TYPE_CHECKING:
     from pathlib import Path
 
-from bleepdb.inspecting.findings import Inspection
+    from bleepdb.inspecting.findings import Inspection
 
 FEATURES: Final = ("FeatureCollection", "Feature", "GeometryCollection", "Polygon", "MultiPolygon")
 AREAS: Final = ("Polygon", "MultiPolygon")
