@@ -159,8 +159,12 @@ def refuse_place(path: Path) -> None:
 
 
 def is_sheet(path: Path) -> bool:
-    """Tell whether a path is a sample sheet, as far as its name tells."""
-    return path.is_file() and path.suffix.lower() in SHEET_SUFFIXES
+    """Tell whether a path is a sheet: a table of text, and not one of counts."""
+    if not path.is_file() or path.suffix.lower() not in SHEET_SUFFIXES:
+        return False
+    from bleepdb.tissue.readers.legacy_st import is_counts
+
+    return not is_counts(path)
 
 
 def one_row(path: Path, *, image: str | None = None) -> SheetRow:

@@ -231,6 +231,8 @@ def _refuse_slide(slide: Path, out: Path, *, reads: Sequence[Path | None]) -> No
         raise InputError("the output must be an .h5ad", where=out, hint="write --out NAME.h5ad")
     if not slide.exists():  # an image of a Zarr store is a folder
         raise InputError("no such slide", where=slide, hint="check the path")
+    if slide.exists() and not slide.is_file() and not slide.is_dir():
+        raise InputError("is no file", where=slide, hint="name the image file")
     refuse_output(out, reads=reads)
 
 

@@ -51,7 +51,6 @@ WIDE: Final = 2**21
 """Characters of a table that are looked at: a header of all genes has 200,000."""
 MOST_SPOTS: Final = 2**25
 LONGEST_LINE: Final = 2**24
-SHEET_SUFFIXES: Final = (".csv", ".tsv", ".txt")
 TABLES: Final = (".csv", ".tsv", ".txt", ".tab", ".csv.gz", ".tsv.gz", ".txt.gz")
 
 
@@ -139,13 +138,6 @@ def _counts(path: Path, header: Sequence[str]) -> Inspection:
     if image is None:
         needs_image(found)
     whole = whole and not twice
-    if path.suffix.lower() in SHEET_SUFFIXES:
-        found.lacks(
-            f"a sheet that names it (a {path.suffix} is taken for a sheet itself)",
-            needed_for="train and index",
-            remedy="name it in the column expression of a sample sheet, or pack it with gzip",
-        )
-        whole = False
     then = indexing_next(path, image=image is None) if joined and whole else None
     return found.made("legacy st", "a table of counts of legacy Spatial Transcriptomics", then=then)
 

@@ -88,6 +88,6 @@ def tile_centres(
     if not len(kept):
         raise SlideError(
             f"none of {len(places)} tiles of {tile_um:g} µm is tissue to {min_tissue:.0%}",
-            hint="lower the least share of tissue or the stride",
+            hint="lower --min-tissue or --stride-um, or find tissue otherwise with --mask",
         )
     return kept

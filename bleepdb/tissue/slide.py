@@ -80,7 +80,7 @@ class Slide(ABC):
     ) -> None:
         fault = None if mpp is None else mpp_fault(mpp)
         if fault is not None:
-            raise SlideError(f"mpp {fault}", where=path, hint="correct --slide-mpp")
+            raise SlideError(f"mpp {fault}", where=path, hint="correct the mpp with --slide-mpp")
         if mpp is not None and file_mpp is not None and abs(file_mpp / mpp - 1) > MPP_DISAGREE:
             log.warning("%s: mpp %.4g is used; the file says %.4g", path, mpp, file_mpp)
         self.path = path

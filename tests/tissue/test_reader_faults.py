@@ -523,3 +523,21 @@ def test_an_image_that_is_none(legacy, tmp_path):
         read(path)
     Image.new("RGB", (10, 10)).save(tmp_path / "L1.jpg")
     assert read(path).slide_path == tmp_path / "L1.jpg"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "counts"),
+    [
+        ("a.tsv", "\tERBB2\tESR1\n10x12\t3\t0\n", True),
+        ("a.csv", "gene,10x12,11x12\nERBB2,3,0\n", True),
+        ("a.csv", "section,donor,tissue,expression\nA,P,breast,A.h5ad\n", False),
+        ("a.csv", "slide,mpp\na.svs,0.5\n", False),
+        ("a.tsv", "spot\tpixel_x\tpixel_y\n10x12\t5\t5\n", False),
+        ("a.csv", "", False),
+    ],
+)
+def test_counts_are_told_from_sheets_by_their_names_of_spots(tmp_path, name, text, counts):
+    from bleepdb.tissue.readers.legacy_st import is_counts
+
+    (tmp_path / name).write_text(text)
+    assert is_counts(tmp_path / name) == counts

@@ -31,6 +31,7 @@ SELECTED: Final = "selected"
 NAMED_COLUMNS: Final = (PIXEL_COLUMNS, ("X", "Y"))
 """Pixel columns of a table whose first column holds the spots' names."""
 SPOT: Final = re.compile(r"(\d+(?:\.\d+)?)x(\d+(?:\.\d+)?)")
+HEAD_BYTES: Final = 2**22
 IMAGE_ENDINGS: Final = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 
 
@@ -79,6 +80,26 @@ def read_legacy_st(
         spot_diameter_um=scales.ST_SPOT_UM,
         notes=notes,
     )
+
+
+def is_counts(path: Path) -> bool:
+    """Tell a table of counts from a sample sheet: its rows or its columns are named ``{x}x{y}``.
+
+    Only the beginning of the file is read.
+
+    Raises
+    ------
+    SectionError
+        If it cannot be read.
+    """
+    lines = unpacked(path, first=HEAD_BYTES).decode("utf-8-sig", errors="replace").splitlines()
+    if len(lines) < 2:
+        return False
+    sep = "\t" if "\t" in lines[0] else ","
+    header, first = ([c.strip(' "') for c in line.split(sep)] for line in lines[:2])
+    if len(header) < 3 or set(PIXEL_COLUMNS) <= set(header):
+        return False
+    return SPOT.fullmatch(first[0]) is not None or all(SPOT.fullmatch(c) for c in header[1:])
 
 
 def stem_of(path: Path) -> str:
