@@ -46,9 +46,10 @@ def follow(cli):
 def copies(lab, cli, tmp_path_factory):
     """A snapshot and an export of the lab's atlas."""
     folder = tmp_path_factory.mktemp("copies")
+    own = shutil.copytree(lab.atlas, folder / "atlas")  # it notes what was copied out of it
     for words in (
-        ("snapshot", "--atlas", lab.atlas, "--out", folder / "lab.snapshot"),
-        ("export", "--atlas", lab.atlas, "--tissue", "breast", "--out", folder / "export"),
+        ("snapshot", "--atlas", own, "--out", folder / "lab.snapshot"),
+        ("export", "--atlas", own, "--tissue", "breast", "--out", folder / "export"),
     ):
         answer = cli("atlas", *words)
         assert answer.code == 0, answer.err
