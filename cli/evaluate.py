@@ -23,6 +23,7 @@ from .inputs import (
     MisfitOption,
     OverlayFolderOption,
     SlideMppOption,
+    SpeciesOption,
     UpsamplingOption,
     is_sheet,
     load_all,
@@ -80,6 +81,7 @@ def evaluate(
         int, typer.Option("--seed", min=0, max=MOST_SEED, help="Of everything that is drawn.")
     ] = 0,
     image: ImageOption = None,
+    species: SpeciesOption = None,
     slide_mpp: SlideMppOption = None,
     min_counts: MinCountsOption = 10,
     min_genes: MinGenesOption = 5,
@@ -133,7 +135,7 @@ def evaluate(
             )
         _compare(
             pred, truth, json_out=json_out, as_json=as_json, slide_mpp=slide_mpp, image=image,
-            bin_um=bin_um, allow_loss=allow_loss,
+            species=species, bin_um=bin_um, allow_loss=allow_loss,
         )  # fmt: skip
         return
     if sheet is None:
@@ -145,7 +147,7 @@ def evaluate(
             hint="give a .csv or .tsv with one row a section",
         )
     rows = without(
-        rows_of(sheet, image=image),
+        rows_of(sheet, image=image, species=species),
         sections=exclude_section or (),
         donors=exclude_donor or (),
         where=sheet,
@@ -254,6 +256,7 @@ def _compare(
     as_json: bool,
     slide_mpp: float | None,
     image: str | None,
+    species: str | None,
     bin_um: float | None,
     allow_loss: bool,
 ) -> None:
@@ -266,7 +269,10 @@ def _compare(
     from bleepdb.tissue import read_section
 
     section = read_section(
-        one_row(truth, image=image), slide_mpp=slide_mpp, bin_um=bin_um, allow_loss=allow_loss
+        one_row(truth, image=image, species=species),
+        slide_mpp=slide_mpp,
+        bin_um=bin_um,
+        allow_loss=allow_loss,
     )
     comparison = compare(pred, section)
     if json_out is not None:

@@ -25,6 +25,7 @@ from .inputs import (
     SectionOption,
     SheetArgument,
     SlideMppOption,
+    SpeciesOption,
     TissueOption,
     UpsamplingOption,
     load_all,
@@ -55,6 +56,7 @@ def index(
     section: SectionOption = None,
     donor: DonorOption = None,
     tissue: TissueOption = None,
+    species: SpeciesOption = None,
     image: ImageOption = None,
     slide_mpp: SlideMppOption = None,
     min_counts: MinCountsOption = 10,
@@ -80,7 +82,7 @@ def index(
 
     opening.check_writable(atlas)
     rows = without(
-        rows_of(sheet, section=section, donor=donor, tissue=tissue, image=image),
+        rows_of(sheet, section=section, donor=donor, tissue=tissue, image=image, species=species),
         sections=exclude_section or (),
         donors=exclude_donor or (),
         where=sheet,

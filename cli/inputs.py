@@ -53,6 +53,14 @@ DonorOption = Annotated[
 TissueOption = Annotated[
     str | None, typer.Option("--tissue", help="Its tissue, where no sheet is given.")
 ]
+SpeciesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--species",
+        help="Its species (human, mouse or rat), where no sheet is given; else human.",
+        show_default=False,
+    ),
+]
 ImageOption = Annotated[
     str | None,
     typer.Option("--image", help="Its H&E image (or `hires`), where no sheet is given."),
@@ -167,11 +175,11 @@ def is_sheet(path: Path) -> bool:
     return not is_counts(path)
 
 
-def one_row(path: Path, *, image: str | None = None) -> SheetRow:
+def one_row(path: Path, *, image: str | None = None, species: str | None = None) -> SheetRow:
     """Return the one section that a path names: a sheet of one row, or its counts."""
     if not is_sheet(path):
-        return rows_of(path, donor="unknown", tissue="unknown", image=image)[0]
-    rows = rows_of(path, image=image)
+        return rows_of(path, donor="unknown", tissue="unknown", image=image, species=species)[0]
+    rows = rows_of(path, image=image, species=species)
     if len(rows) != 1:
         raise InputError(
             f"names {len(rows)} sections", where=path, hint="give the counts of one section"
@@ -186,14 +194,22 @@ def rows_of(
     donor: str | None = None,
     tissue: str | None = None,
     image: str | None = None,
+    species: str | None = None,
 ) -> list[SheetRow]:
     """Read a sheet, or make the one row of a section that is given by its path."""
     from bleepdb.tissue import read_sheet, row_for
+    from bleepdb.tissue.sheet import SPECIES_DEFAULT
 
     if not path.exists():
         raise InputError("no such file or folder", where=path, hint="check the path")
     if is_sheet(path):
-        options = {"--section": section, "--donor": donor, "--tissue": tissue, "--image": image}
+        options = {
+            "--section": section,
+            "--donor": donor,
+            "--tissue": tissue,
+            "--image": image,
+            "--species": species,
+        }
         given = [name for name, value in options.items() if value is not None]
         if given:
             raise InputError(
@@ -208,7 +224,16 @@ def rows_of(
             where=path,
             hint="pass --donor and --tissue, or write a sample sheet",
         )
-    return [row_for(path, section=section, donor=donor, tissue=tissue, image=image)]
+    return [
+        row_for(
+            path,
+            section=section,
+            donor=donor,
+            tissue=tissue,
+            species=SPECIES_DEFAULT if species is None else species,
+            image=image,
+        )
+    ]
 
 
 def without(

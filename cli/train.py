@@ -24,6 +24,7 @@ from .inputs import (
     SectionOption,
     SheetArgument,
     SlideMppOption,
+    SpeciesOption,
     TissueOption,
     UpsamplingOption,
     load_all,
@@ -137,6 +138,7 @@ def train(
     section: SectionOption = None,
     donor: DonorOption = None,
     tissue: TissueOption = None,
+    species: SpeciesOption = None,
     image: ImageOption = None,
     slide_mpp: SlideMppOption = None,
     min_counts: MinCountsOption = 10,
@@ -171,7 +173,7 @@ def train(
     refuse_folder(out, overwrite=overwrite)
     refuse_place(out)
     rows = without(
-        rows_of(sheet, section=section, donor=donor, tissue=tissue, image=image),
+        rows_of(sheet, section=section, donor=donor, tissue=tissue, image=image, species=species),
         sections=exclude_section or (),
         donors=exclude_donor or (),
         where=sheet,

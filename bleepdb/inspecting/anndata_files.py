@@ -11,6 +11,7 @@ from bleepdb import names
 from bleepdb.errors import SectionError
 from bleepdb.inspecting.columns import MOST_NAMES, index_length, index_of, is_large, texts
 from bleepdb.inspecting.findings import Findings
+from bleepdb.inspecting.hest import species_said
 from bleepdb.inspecting.imputed import inspect_imputed
 from bleepdb.inspecting.matrices import species_of
 from bleepdb.inspecting.sections import indexing_next, mpp_facts, needs_image, needs_species
@@ -80,6 +81,9 @@ def _section(path: Path, handle: h5py.File) -> Inspection:
     usable = all((counts, placed, suffixed, single, needs_species(found, species)))
     parts = hest_parts(path)
     slide = None if parts is None else parts.slide
+    said = None if parts is None else species_said(parts)
+    if not species and said is not None:
+        species = [said]  # symbols alone tell none
     if slide is None:
         needs_image(found)
     else:
@@ -88,7 +92,7 @@ def _section(path: Path, handle: h5py.File) -> Inspection:
     return found.made(
         "h5ad",
         title if parts is None else f"{title} of HEST-1k layout",
-        then=indexing_next(path, image=slide is None) if usable else None,
+        then=indexing_next(path, image=slide is None, species=species) if usable else None,
     )
 
 

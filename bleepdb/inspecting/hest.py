@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from bleepdb.errors import SectionError
-from bleepdb.inspecting.findings import Entry, Findings, quoted
+from bleepdb.inspecting.findings import Entry, Findings
 from bleepdb.inspecting.looking import names_in
+from bleepdb.inspecting.sections import indexing_next
 from bleepdb.tissue.readers.hest import hest_parts, read_facts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bleepdb.inspecting.findings import Inspection
+    from bleepdb.tissue.readers.hest import HestParts
 
 ST: Final = "st"
-SPECIES_DEFAULT: Final = "human"
 
 
 def is_hest(path: Path) -> bool:
@@ -46,10 +47,9 @@ def inspect_hest(path: Path) -> Inspection:
     then = None
     if whole:
         found.note("each section is given by its own path, or all in a sample sheet")
-        then = (
-            f"bleepdb index {quoted(whole[0])} --model MODEL --atlas ATLAS --donor DONOR "
-            "--tissue TISSUE"
-        )
+        parts = hest_parts(whole[0])
+        said = None if parts is None else species_said(parts)
+        then = indexing_next(whole[0], image=False, species=() if said is None else (said,))
     return found.made("hest", "a folder of HEST-1k layout", entries=tuple(entries), then=then)
 
 
@@ -58,17 +58,23 @@ def _state(sample: Path) -> tuple[str, bool]:
     if parts is None:
         return "no slide, metadata or patches beside it", False
     words = [f"slide {parts.slide.name}" if parts.slide else "no slide"]
-    human = True
     if parts.metadata is not None:
         try:
             facts = read_facts(parts.metadata)
         except SectionError as error:
             words.append(f"metadata {error.what}")
         else:
-            human = facts.species in {None, SPECIES_DEFAULT}
             mpp = None if facts.mpp is None else f"{facts.mpp:.4g} µm/px"
             words += [w for w in (facts.assay, facts.species, mpp) if w is not None]
     else:
         words.append("no metadata")
     words.append("patches" if parts.patches else "no patches")
-    return ", ".join(words), parts.slide is not None and human
+    return ", ".join(words), parts.slide is not None
+
+
+def species_said(parts: HestParts) -> str | None:
+    """Return the species that a sample's metadata say; None where they cannot be read."""
+    try:
+        return None if parts.metadata is None else read_facts(parts.metadata).species
+    except SectionError:
+        return None

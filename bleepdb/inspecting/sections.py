@@ -46,28 +46,21 @@ def needs_image(found: Findings, *, why: str = "train and index") -> None:
 
 
 def needs_species(found: Findings, species: Sequence[str]) -> bool:
-    """Tell whether a section may be given without a sheet, as far as its species goes."""
-    if not species or list(species) == [DEFAULT_SPECIES]:
+    """Tell whether the genes are of one species, as far as their ids tell."""
+    if len(species) <= 1:
         return True
-    if len(species) > 1:
-        found.lacks(
-            f"genes of one species (there are {', '.join(species)})",
-            needed_for="train and index",
-            remedy="keep the genes of one species",
-        )
-        return False
     found.lacks(
-        f"a sheet that says species {species[0]}",
-        needed_for="train and index (without a sheet a section is human)",
-        remedy=f"write a sample sheet with {species[0]} in the column species, then "
-        "`bleepdb train SHEET.csv --out MODEL`",
+        f"genes of one species (there are {', '.join(species)})",
+        needed_for="train and index",
+        remedy="keep the genes of one species",
     )
     return False
 
 
-def indexing_next(path: Path, *, image: bool = True) -> str:
+def indexing_next(path: Path, *, image: bool = True, species: Sequence[str] = ()) -> str:
     """Return the command that indexes a section that is given by its path."""
-    named = " --image IMAGE" if image else ""
+    named = "".join(f" --species {s}" for s in species if s != DEFAULT_SPECIES)
+    named += " --image IMAGE" if image else ""
     return (
         f"bleepdb index {quoted(path)} --model MODEL --atlas ATLAS --donor DONOR --tissue TISSUE"
         f"{named}"

@@ -56,13 +56,14 @@ def inspect_outs(path: Path) -> Inspection:
     usable = usable and not damaged
     if matrix is not None:
         usable = needs_species(found, matrix.species) and usable
+    species = [] if matrix is None else matrix.species
     needs_image(found)
     hd = bin_um is not None
     what = "a Space Ranger folder" if not hd else f"Visium HD, bins of {bin_um:g} µm"
     return found.made(
         "visium hd bin" if hd else "spaceranger",
         what,
-        then=indexing_next(path) if usable else None,
+        then=indexing_next(path, species=species) if usable else None,
     )
 
 
@@ -102,7 +103,7 @@ def inspect_hd(path: Path) -> Inspection:
         "visium hd",
         "a Visium HD folder",
         entries=tuple(entries),
-        then=indexing_next(path) if usable else None,
+        then=indexing_next(path, species=species) if usable else None,
     )
 
 

@@ -94,6 +94,10 @@ def of_a_mouse(adata):
     adata.var["gene_ids"] = [f"ENSMUSG{i:011d}" for i in range(12)]
 
 
+def without_ids(adata):
+    del adata.var["gene_ids"]
+
+
 @pytest.mark.parametrize(
     ("change", "lacks", "ready"),
     [
@@ -102,13 +106,18 @@ def of_a_mouse(adata):
         (in_obs, None, True),
         (placeless, "coordinates", False),
         (two_libraries, "one section", False),
-        (of_a_mouse, "species mouse", False),
+        (of_a_mouse, None, True),
     ],
 )
 def test_what_an_h5ad_lacks(tmp_path, told, change, lacks, ready):
     found = told(section(tmp_path / "one.h5ad", change))
     assert (found["next"] is not None) == ready
     assert lacks is None or any(lacks in m["what"] for m in found["missing"])
+
+
+def test_a_section_of_a_mouse_is_offered_as_one(tmp_path, told):
+    assert "--species mouse" in told(section(tmp_path / "one.h5ad", of_a_mouse))["next"]
+    assert "--species" not in told(section(tmp_path / "two.h5ad"))["next"]
 
 
 def test_counts_in_a_layer_are_found(tmp_path, told):
@@ -182,11 +191,25 @@ def test_a_sheet_of_slides(tmp_path, told):
     found = told(sheet)
     assert found["kind"] == "slide sheet"
     assert found["next"].startswith(f"bleepdb query {sheet} ")
-    sheet.write_text("slide,mpp,donor\na.png,0.5,P1\nb.svs,,P2\nc.svs,0.5,P3\na.png,,P4\n")
+    picture(tmp_path / "c.png")
+    sheet.write_text("slide,mpp,donor\na.png,0.5,P1\nb.svs,,P2\nc.png,,P4\n")
     found = told(sheet)
-    assert [("µm/px" in e["state"]) for e in found["entries"]] == [True, False, False, False]
-    assert "3 of 4" in found["missing"][0]["what"]
+    assert [("µm/px" in e["state"]) for e in found["entries"]] == [True, False, False]
+    assert "2 of 3" in found["missing"][0]["what"]
     assert found["next"] is None
+
+
+def test_faults_of_a_sheet_of_slides(tmp_path, told):
+    picture(tmp_path / "a.png")
+    sheet = tmp_path / "slides.csv"
+    sheet.write_text("slide,mpp,mask\na.png,-1,magic\nb.svs,0.5,\n")
+    found = told(sheet)
+    states = " ".join(e["state"] for e in found["entries"])
+    for fault in ("line 2, column mpp", "line 2, column mask", "line 3, column slide"):
+        assert fault in states
+    assert found["next"] is None
+    sheet.write_text("slide,mpp\na.png,0.5\na.png,0.4\n")
+    assert "stands twice" in told(sheet)["missing"][0]["what"]
 
 
 # --- tables and lists -------------------------------------------------------------------------
@@ -369,6 +392,16 @@ def test_a_folder_of_hest_layout(tmp_path, told):
     assert told(tmp_path / "st" / "TENX1.h5ad")["facts"]["image"] == "TENX1.tif"
     assert "--image" not in told(tmp_path / "st" / "TENX1.h5ad")["next"]
     assert "--image IMAGE" in told(tmp_path / "st" / "TENX2.h5ad")["next"]
+
+
+def test_metadata_of_hest_tell_a_mouse_where_symbols_do_not(tmp_path, told):
+    for name in ("st", "wsis", "metadata"):
+        (tmp_path / name).mkdir()
+    one = section(tmp_path / "st" / "M1.h5ad", without_ids)
+    tifffile.imwrite(tmp_path / "wsis" / "M1.tif", np.zeros((64, 64, 3), np.uint8))
+    (tmp_path / "metadata" / "M1.json").write_text(json.dumps({"species": "Mus musculus"}))
+    assert "--species mouse" in told(tmp_path)["next"]
+    assert "--species mouse" in told(one)["next"]
 
 
 # --- Space Ranger -----------------------------------------------------------------------------

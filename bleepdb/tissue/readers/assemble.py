@@ -115,7 +115,7 @@ def panel_of(symbols: Sequence[str], gene_ids: Sequence[str], species: str, wher
         raise GeneError(
             f"the Ensembl ids are of {found}, the section is said to be {species}",
             where=where,
-            hint=f"write {found} in the column species",
+            hint=f"pass --species {found}, or write {found} in the sheet's column species",
         )
     return panel
 

@@ -53,7 +53,7 @@ def read_hest(row: SheetRow, *, slide_mpp: float | None = None) -> Section:
         raise SectionError(
             f"the metadata say {facts.species}, the section is said to be {row.species}",
             where=parts.metadata,
-            hint=f"write {facts.species} in the column species",
+            hint=f"pass --species {facts.species}, or write it in the sheet's column species",
         )
     section = read_h5ad(
         row,
