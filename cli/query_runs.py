@@ -17,8 +17,8 @@ from bleepdb.errors import GeneError
 from bleepdb.indexing import model_of
 from bleepdb.querying import Query, query_slide, write_current
 from bleepdb.querying.many import Many
-from bleepdb.querying.slide_sheet import parse_shard, read_slide_sheet, rows_of_paths, shard_of
 from bleepdb.tissue import read_spots
+from bleepdb.tissue.slide_sheet import parse_shard, read_slide_sheet, rows_of_paths, shard_of
 
 from . import query_many
 from .connecting import Opening
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bleepdb.atlas import Atlas
     from bleepdb.encoders import Model
     from bleepdb.querying import QuerySettings
-    from bleepdb.querying.slide_sheet import SlideRow
+    from bleepdb.tissue.slide_sheet import SlideRow
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from bleepdb import names
-from bleepdb.errors import BleepdbError, SectionError, SheetError
+from bleepdb.errors import BleepdbError, InputError, SectionError, SheetError
 from bleepdb.inspecting.findings import Entry, Findings, quoted
-from bleepdb.tissue.geometry import mpp_fault
 from bleepdb.tissue.readers.layout import kind_of
-from bleepdb.tissue.readers.tables import read_rows
 from bleepdb.tissue.sheet import ALIASES, EXPRESSION, read_sheet
+from bleepdb.tissue.slide_sheet import read_slide_sheet
 from bleepdb.tissue.slides import open_slide
 
 if TYPE_CHECKING:
@@ -21,10 +20,8 @@ if TYPE_CHECKING:
     from bleepdb.tissue.sheet import SheetRow
 
 SLIDE_COLUMNS: Final = ("slide", "image")
-MPP: Final = "mpp"
 MOST_OPENED: Final = 100
 """Rows whose images are opened."""
-MOST_SHEET: Final = 2**26
 
 
 def is_sheet(columns: Sequence[str]) -> bool:
@@ -45,14 +42,9 @@ def inspect_sheet(path: Path) -> Inspection:
     try:
         rows = read_sheet(path)
     except SheetError as error:
-        found.fact("faults", error.faults, str(len(error.faults)))
-        told = tuple(Entry(f"fault {n}", "fault", f) for n, f in enumerate(error.faults, 1))
-        found.lacks(
-            f"a sheet without faults (it has {len(error.faults)})",
-            needed_for="train and index",
-            remedy="correct the sheet, then inspect it again",
+        return _faulty(
+            found, error, "sample sheet", "a sample sheet with faults", "train and index"
         )
-        return found.made("sample sheet", "a sample sheet with faults", entries=told)
     donors = {r.donor for r in rows}
     tissues = sorted({r.tissue for r in rows})
     found.fact("sections", len(rows))
@@ -78,32 +70,29 @@ def inspect_sheet(path: Path) -> Inspection:
 
 
 def inspect_slide_sheet(path: Path) -> Inspection:
-    """Tell what each row of a sheet of slides names, and what is wrong with it."""
+    """Tell what each row of a sheet of slides names, and all faults."""
     found = Findings(path)
     try:
-        (_, head), *body = read_rows(path)
-    except (SectionError, ValueError) as error:
-        said = error.what if isinstance(error, SectionError) else "no rows"
-        found.lacks("a table that can be read", needed_for="query", remedy=said)
-        return found.made("slide sheet", "a sheet of slides that cannot be read")
-    columns = [c.lower() for c in head]
-    at = next(columns.index(c) for c in SLIDE_COLUMNS if c in columns)
+        rows = read_slide_sheet(path)
+    except SheetError as error:
+        return _faulty(found, error, "slide sheet", "a sheet of slides with faults", "query")
+    except InputError as error:
+        found.lacks(
+            f"slides of one name each: {error}",
+            needed_for="query",
+            remedy=error.hint or "rename one",
+        )
+        return found.made("slide sheet", "a sheet of slides with faults")
     entries, bad = [], 0
-    for number, (line, cells) in enumerate(body):
-        if len(cells) != len(columns):
-            state, good = f"{len(cells)} cells where the header has {len(columns)}", False
-            name = f"line {line}"
-        else:
-            name = cells[at] or f"line {line}"
-            stated = cells[columns.index(MPP)] if MPP in columns else ""
-            state, good = _slide_state(path.parent / cells[at], stated, opened=number < MOST_OPENED)
+    for number, row in enumerate(rows):
+        state, good = _slide_state(row.slide, row.mpp, opened=number < MOST_OPENED)
         bad += not good
-        entries.append(Entry(f"{line}: {name}", "slide", state))
-    found.fact("slides", len(body))
-    found.fact("columns", columns)
+        entries.append(Entry(row.name, "slide", state))
+    found.fact("slides", len(rows))
+    found.fact("fields", sorted({f for r in rows for f in r.fields}))
     if bad:
         found.lacks(
-            f"{bad} of {len(body)} slides in a state that can be queried",
+            f"{bad} of {len(rows)} slides in a state that can be queried",
             needed_for="query",
             remedy="see each row; correct the sheet",
         )
@@ -111,6 +100,20 @@ def inspect_slide_sheet(path: Path) -> Inspection:
     return found.made(
         "slide sheet", "a sheet of slides", entries=tuple(entries), then=None if bad else then
     )
+
+
+def _faulty(
+    found: Findings, error: SheetError, kind: str, title: str, needed_for: str
+) -> Inspection:
+    """Tell all faults of a sheet."""
+    found.fact("faults", error.faults, str(len(error.faults)))
+    told = tuple(Entry(f"fault {n}", "fault", f) for n, f in enumerate(error.faults, 1))
+    found.lacks(
+        f"a sheet without faults (it has {len(error.faults)})",
+        needed_for=needed_for,
+        remedy="correct the sheet, then inspect it again",
+    )
+    return found.made(kind, title, entries=told)
 
 
 def _section_state(row: SheetRow, *, opened: bool) -> tuple[str, bool]:
@@ -124,23 +127,14 @@ def _section_state(row: SheetRow, *, opened: bool) -> tuple[str, bool]:
         return f"{about}; no image named", True
     if not opened:
         return f"{about}; {row.image.name}", True
-    state, good = _slide_state(row.image, "" if row.mpp is None else str(row.mpp), opened=True)
+    state, good = _slide_state(row.image, row.mpp, opened=True)
     return f"{about}; {row.image.name} {state}", good or state.startswith("mpp")
 
 
-def _slide_state(path: Path, stated: str, *, opened: bool) -> tuple[str, bool]:
+def _slide_state(path: Path, mpp: float | None, *, opened: bool) -> tuple[str, bool]:
     """State of a slide that a sheet names: its size and mpp, or what is wrong."""
     if not opened:
         return "not opened", True
-    mpp = None
-    if stated:
-        try:
-            mpp = float(stated)
-        except ValueError:
-            return f"mpp {stated[:20]!r} is not a number", False
-        fault = mpp_fault(mpp)
-        if fault is not None:
-            return f"mpp {fault}", False
     try:
         with open_slide(path, mpp=mpp) as slide:
             width, height = slide.size_px

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from bleepdb.querying.places import Located
     from bleepdb.querying.run_report import Entry
-    from bleepdb.querying.slide_sheet import SlideRow
+    from bleepdb.tissue.slide_sheet import SlideRow
 
 T = TypeVar("T")
 OPENING: Final = "opening"

@@ -17,6 +17,7 @@ from bleepdb.querying.genes import choose_genes
 from bleepdb.querying.output import bytes_a_place
 from bleepdb.querying.places import THUMBNAIL_PX, locate
 from bleepdb.querying.resuming import is_current, refuse_foreign, request_of
+from bleepdb.querying.settings import Query
 from bleepdb.querying.slide import check_query
 from bleepdb.tissue import open_slide, read_tiles
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from bleepdb.panel import Panel
     from bleepdb.querying.many import Many
     from bleepdb.querying.places import Located
-    from bleepdb.querying.slide_sheet import SlideRow
+    from bleepdb.tissue.slide_sheet import SlideRow
 
 READY, SKIPPED, REFUSED = "ready", "skipped", "refused"
 MEASURED: Final = 64  # tiles whose speed is taken
@@ -207,7 +208,7 @@ def _look(
     output: Path | None,
 ) -> Located | None:
     """Open a slide and note what it is; None where its output is there."""
-    query = row.query()
+    query = Query.of(row)
     located = locate(query, many.model, many.settings)
     seen.size_px, seen.slide_mpp = located.size_px, located.slide_mpp
     seen.mpp_source, seen.places = located.mpp_source, len(located.names)

@@ -31,6 +31,7 @@ from bleepdb.querying.places import locate
 from bleepdb.querying.resuming import is_current, live_sections, refuse_foreign, request_of
 from bleepdb.querying.run import write_current
 from bleepdb.querying.run_report import DONE, SKIPPED, Entry, RunReport
+from bleepdb.querying.settings import Query
 from bleepdb.querying.slide import answer, check_query
 from bleepdb.tissue import open_slide
 
@@ -43,8 +44,8 @@ if TYPE_CHECKING:
     from bleepdb.encoders import Model
     from bleepdb.querying.ahead import Arrived
     from bleepdb.querying.places import PendingPlaces
-    from bleepdb.querying.settings import Query, QuerySettings
-    from bleepdb.querying.slide_sheet import SlideRow
+    from bleepdb.querying.settings import QuerySettings
+    from bleepdb.tissue.slide_sheet import SlideRow
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +190,7 @@ class Many:
 
     def _open(self, row: SlideRow, location: str, pinned: Pinned) -> PendingPlaces | Skipped:
         """Open a slide and start to read its tiles, or find that its output is there."""
-        query = row.query()
+        query = Query.of(row)
         refuse_foreign(self.output(row))
         if not self.force and (facts := self._kept(row, query, location, pinned)) is not None:
             return Skipped(dict(facts))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from bleepdb.errors import InputError
 from bleepdb.imputation import METHODS
+from bleepdb.tissue.spots import read_spots
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from bleepdb.querying.filters import Condition
     from bleepdb.tissue import Spots
+    from bleepdb.tissue.slide_sheet import SlideRow
 
 LOCAL: Final = "local"
 QUERY_METHODS: Final = (*METHODS, LOCAL)
@@ -152,6 +154,26 @@ class Query:
     mask: str | None = None
     mpp_source: str = "given"
     fields: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, row: SlideRow) -> Query:
+        """Return what a row of a slide sheet asks; its table of spots is read.
+
+        Raises
+        ------
+        InputError
+            If its table of spots cannot be used.
+        """
+        return cls(
+            slide_path=row.slide,
+            slide_mpp=row.mpp,
+            spots=None if row.spots is None else read_spots(row.spots),
+            library_id=row.name,
+            donor=row.donor,
+            mask=row.mask,
+            mpp_source=row.mpp_source,
+            fields=row.fields,
+        )
 
     @property
     def library(self) -> str:

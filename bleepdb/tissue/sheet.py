@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from bleepdb import names
-from bleepdb.errors import InputError, SectionError, SheetError
+from bleepdb.errors import InputError, SheetError
 from bleepdb.tissue.binning import LARGEST_UM
 from bleepdb.tissue.geometry import mpp_fault
 from bleepdb.tissue.readers.hest import hest_sample
 from bleepdb.tissue.readers.layout import HIRES
 from bleepdb.tissue.readers.outs import hires_picture
 from bleepdb.tissue.readers.store import is_zarr
-from bleepdb.tissue.readers.tables import read_rows
+from bleepdb.tissue.sheet_frame import Fault, read_frame
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,12 +31,7 @@ ALIASES: Final = {
     "patient": names.DONOR,
 }
 KNOWN: Final = (*REQUIRED, names.SPECIES, names.ASSAY, IMAGE, MPP, BIN_UM)
-LONGEST_SHOWN: Final = 40
-FIELD_NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
 SPECIES_DEFAULT: Final = "human"
-
-Fault = tuple[str, str]
-"""A column and what is wrong in it."""
 
 
 @dataclass(frozen=True)
@@ -94,23 +87,11 @@ def read_sheet(path: Path) -> list[SheetRow]:
         With all faults, each with its line and column.
     """
     path = Path(path)
-    try:
-        table = read_rows(path)
-    except SectionError as error:
-        raise SheetError(path, [error.what]) from error
-    if not table:
-        raise SheetError(path, ["an empty sheet"])
-    (head_line, head), *body = table
-    columns, faults = _header(head, head_line)
-    if not body:
-        faults.append("no rows below the header")
+    frame = read_frame(path, required=REQUIRED, known=KNOWN, aliases=ALIASES)
+    faults = list(frame.faults)
     rows: list[SheetRow] = []
     seen: list[dict[str, str]] = []
-    for line, cells in body:
-        if len(cells) != len(head):
-            faults.append(f"line {line}: {len(cells)} cells where the header has {len(head)}")
-            continue
-        named = {c: v for c, v in zip(columns, cells, strict=True) if c}
+    for line, named in frame.rows:
         row, broken = _row(named, path.parent, line)
         faults += [f"line {line}, column {column}: {text}" for column, text in broken]
         faults += _repeats(named, seen, path.parent, line)
@@ -169,33 +150,6 @@ def row_for(
             hint="correct the options",
         )
     return row
-
-
-def _header(head: list[str], line: int) -> tuple[list[str], list[str]]:
-    """Canonical name of each column ("" where it has no usable name), and the faults."""
-    faults: list[str] = []
-    columns: list[str] = []
-    for number, cell in enumerate(head, start=1):
-        name = ALIASES.get(cell.lower(), cell.lower())
-        place = f"line {line}, column {cell[:LONGEST_SHOWN] or number}"
-        if name in KNOWN:
-            pass
-        elif name in names.RESERVED_FIELDS:
-            faults.append(f"{place}: the name is reserved; rename the column")
-            name = ""
-        elif not FIELD_NAME.fullmatch(name):
-            faults.append(f"{place}: a column name is a letter, then letters, digits or _")
-            name = ""
-        columns.append(name)
-    twice = [name for name, count in Counter(columns).items() if name and count > 1]
-    faults += [f"line {line}, column {name}: stands more than once" for name in twice]
-    for name in REQUIRED:
-        if name not in columns:
-            also = " or ".join(a for a, of in ALIASES.items() if of == name)
-            faults.append(
-                f"line {line}, column {name}: missing{f' (may be named {also})' if also else ''}"
-            )
-    return columns, faults
 
 
 def _row(cells: Mapping[str, str], base: Path, line: int) -> tuple[SheetRow | None, list[Fault]]:

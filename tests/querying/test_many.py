@@ -17,13 +17,13 @@ from bleepdb import contracts, names
 from bleepdb.atlas import ExactAtlas
 from bleepdb.errors import AtlasError, AtlasLockedError, EmptyAtlasError, ModelError
 from bleepdb.indexing import index_section
-from bleepdb.querying import QuerySettings, query_slide
+from bleepdb.querying import Query, QuerySettings, query_slide
 from bleepdb.querying import many as running
 from bleepdb.querying.ahead import ENCODING, OPENING, Watch
 from bleepdb.querying.estimate import foresee
 from bleepdb.querying.many import SEARCHING, WRITING, Many
 from bleepdb.querying.resuming import read_card
-from bleepdb.querying.slide_sheet import SlideRow, shard_of
+from bleepdb.tissue.slide_sheet import SlideRow, shard_of
 
 WAIT_S = 60
 MPP = 1.6
@@ -106,7 +106,7 @@ def test_together_as_one_by_one(small, slides, together, tmp_path):
     (collection,) = small.atlas.collections()
     for row in slides:
         made = query_slide(
-            row.query(), small.model, small.atlas, collection,
+            Query.of(row), small.model, small.atlas, collection,
             settings=QuerySettings(genes="model", k=10),
         )  # fmt: skip
         made.write(tmp_path / "alone.h5ad")

@@ -9,15 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from bleepdb.errors import InputError, SectionError, SheetError
-from bleepdb.names import DONOR, LIBRARY_ID, RESERVED_FIELDS, SPECIES_KNOWN
-from bleepdb.querying.settings import Query
+from bleepdb.errors import InputError, SheetError
+from bleepdb.names import DONOR, LIBRARY_ID, SPECIES_KNOWN
 from bleepdb.tissue.geometry import mpp_fault
 from bleepdb.tissue.mask import METHODS
 from bleepdb.tissue.readers.store import is_zarr
-from bleepdb.tissue.readers.tables import read_rows
-from bleepdb.tissue.sheet import FIELD_NAME, LONGEST_SHOWN
-from bleepdb.tissue.spots import read_spots
+from bleepdb.tissue.sheet_frame import Fault, read_frame
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,9 +35,6 @@ COMPARED: Final = frozenset({"species", "tissue", "assay"})  # reserved, and fie
 LONGEST_NAME: Final = 120
 SHARD: Final = re.compile(r"(?P<index>[0-9]{1,6})/(?P<of>[0-9]{1,6})")
 AUTO_SHARD: Final = "auto"
-
-Fault = tuple[str, str]
-"""A column and what is wrong in it."""
 
 
 @dataclass(frozen=True)
@@ -77,25 +71,6 @@ class SlideRow:
     line: int = 0
     mpp_source: str = "sheet"
 
-    def query(self) -> Query:
-        """Return what is asked of it; its table of spots is read.
-
-        Raises
-        ------
-        InputError
-            If its table of spots cannot be used.
-        """
-        return Query(
-            slide_path=self.slide,
-            slide_mpp=self.mpp,
-            spots=None if self.spots is None else read_spots(self.spots),
-            library_id=self.name,
-            donor=self.donor,
-            mask=self.mask,
-            mpp_source=self.mpp_source,
-            fields=self.fields,
-        )
-
 
 def read_slide_sheet(path: Path, *, masks: Sequence[str] = METHODS) -> list[SlideRow]:
     """Read a sheet of slides (CSV or TSV) and check all of it before a slide is opened.
@@ -118,25 +93,12 @@ def read_slide_sheet(path: Path, *, masks: Sequence[str] = METHODS) -> list[Slid
         With all faults, each with its line and column.
     """
     path = Path(path)
-    try:
-        table = read_rows(path)
-    except SectionError as error:
-        raise SheetError(path, [error.what]) from error
-    if not table:
-        raise SheetError(path, ["an empty sheet"])
-    (head_line, head), *body = table
-    columns, faults = _header(head, head_line)
-    if not body:
-        faults.append("no rows below the header")
+    frame = read_frame(path, required=(SLIDE,), known={*KNOWN, *COMPARED}, aliases=ALIASES)
+    faults = list(frame.faults)
     rows: list[SlideRow] = []
     named: dict[str, int] = {}
-    for line, cells in body:
-        if len(cells) != len(head):
-            faults.append(f"line {line}: {len(cells)} cells where the header has {len(head)}")
-            continue
-        row, broken = _row(
-            {c: v for c, v in zip(columns, cells, strict=True) if c}, path.parent, line, masks
-        )
+    for line, cells in frame.rows:
+        row, broken = _row(cells, path.parent, line, masks)
         faults += [f"line {line}, column {column}: {text}" for column, text in broken]
         if row is None:
             continue
@@ -254,29 +216,6 @@ def shard_of(rows: Sequence[SlideRow], index: int, of: int) -> list[SlideRow]:
     ranked = sorted(range(len(rows)), key=lambda i: rows[i].name)
     mine = {i for rank, i in enumerate(ranked) if rank % of == index - 1}
     return [row for i, row in enumerate(rows) if i in mine]
-
-
-def _header(head: list[str], line: int) -> tuple[list[str], list[str]]:
-    """Canonical name of each column ("" where it has no usable name), and the faults."""
-    faults: list[str] = []
-    columns: list[str] = []
-    for number, cell in enumerate(head, start=1):
-        name = ALIASES.get(cell.lower(), cell.lower())
-        place = f"line {line}, column {cell[:LONGEST_SHOWN] or number}"
-        if name in KNOWN or name in COMPARED:
-            pass
-        elif name in RESERVED_FIELDS:
-            faults.append(f"{place}: the name is reserved; rename the column")
-            name = ""
-        elif not FIELD_NAME.fullmatch(name):
-            faults.append(f"{place}: a column name is a letter, then letters, digits or _")
-            name = ""
-        columns.append(name)
-    twice = [name for name, count in Counter(columns).items() if name and count > 1]
-    faults += [f"line {line}, column {name}: stands more than once" for name in twice]
-    if SLIDE not in columns:
-        faults.append(f"line {line}, column {SLIDE}: missing (may be named image)")
-    return columns, faults
 
 
 def _row(

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bleepdb.errors import InputError, SheetError
-from bleepdb.querying.slide_sheet import (
+from bleepdb.tissue.slide_sheet import (
     LONGEST_NAME,
     SlideRow,
     parse_shard,
