@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from bleepdb.atlas import get_panel
+from bleepdb.encoders import measure_speed
 from bleepdb.encoders.feature_cache import cache_file
 from bleepdb.errors import BleepdbError
 from bleepdb.files import cache_dir
@@ -18,23 +16,20 @@ from bleepdb.querying.output import bytes_a_place
 from bleepdb.querying.places import THUMBNAIL_PX, locate
 from bleepdb.querying.resuming import is_current, refuse_foreign, request_of
 from bleepdb.querying.settings import Query
-from bleepdb.querying.slide import check_query
-from bleepdb.tissue import open_slide, read_tiles
+from bleepdb.querying.slide import check_query, refuse_nobody
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from bleepdb.atlas import Pinned
-    from bleepdb.encoders import Model
+    from bleepdb.encoders import Model, Speed
     from bleepdb.panel import Panel
     from bleepdb.querying.many import Many
     from bleepdb.querying.places import Located
     from bleepdb.tissue.slide_sheet import SlideRow
 
 READY, SKIPPED, REFUSED = "ready", "skipped", "refused"
-MEASURED: Final = 64  # tiles whose speed is taken
-WARM_UP: Final = 8
 TABLE_BYTES: Final = 400  # of one place in the tables of an output
 GB: Final = 1e9
 
@@ -185,7 +180,8 @@ def foresee(
                 if not seen.cached:
                     seen.cache_gb = 4 * seen.places * _width(model) / GB
                     if speed is None:
-                        speed, measured = _speed(located, model)
+                        timed = _speed(located, model)
+                        speed, measured = timed.places_per_s, timed.places
                     seen.hours = seen.places / speed / 3600
         except Exception as error:  # noqa: BLE001 - so would the run list it
             seen.status = REFUSED
@@ -209,6 +205,7 @@ def _look(
 ) -> Located | None:
     """Open a slide and note what it is; None where its output is there."""
     query = Query.of(row)
+    refuse_nobody(query, many.settings, many.model, pinned, location=location)
     located = locate(query, many.model, many.settings)
     seen.size_px, seen.slide_mpp = located.size_px, located.slide_mpp
     seen.mpp_source, seen.places = located.mpp_source, len(located.names)
@@ -245,29 +242,16 @@ def _width(model: Model) -> int:
     return model.image_tower.inputs // (1 if model.context is None else 2)
 
 
-def _speed(located: Located, model: Model) -> tuple[float, int]:
-    """Tiles a second here, from reading and encoding a few that lie all over the slide."""
-    n = len(located.xy_px)
-    chosen = np.unique(np.linspace(0, n - 1, min(n, WARM_UP + MEASURED)).astype(np.int64))
-    spec, backbone = model.feature_spec, model.backbone()
-    with open_slide(located.query.slide_path, mpp=located.slide_mpp) as slide:
-
-        def encode(rows: np.ndarray) -> None:
-            for tiles in read_tiles(
-                slide,
-                located.xy_px[rows],
-                slide_mpp=located.slide_mpp,
-                geometry=spec.geometry,
-                max_upsampling=located.settings.max_upsampling,
-            ):
-                backbone.features(tiles.reshape(-1, *tiles.shape[2:]), spec.levels)
-
-        few = min(WARM_UP, len(chosen))
-        encode(chosen[:few])
-        rest = chosen[few:] if len(chosen) > few else chosen
-        began = time.perf_counter()
-        encode(rest)
-        return len(rest) / max(time.perf_counter() - began, 1e-9), len(rest)
+def _speed(located: Located, model: Model) -> Speed:
+    """Encode a few tiles of a slide here, as in earnest."""
+    return measure_speed(
+        located.query.slide_path,
+        located.xy_px,
+        slide_mpp=located.slide_mpp,
+        spec=model.feature_spec,
+        backbone=model.backbone(),
+        max_upsampling=located.settings.max_upsampling,
+    )
 
 
 def _no_room(many: Many, made: list[Foreseen], output: Path | None) -> Iterator[str]:

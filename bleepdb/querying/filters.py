@@ -140,8 +140,13 @@ def refuse_empty(
     """
     asked = list(conditions)
     if asked and not atlas.count(pinned.collection, where):
-        raise EmptyAtlasError(
-            f"nothing is left to search with {', '.join(map(str, asked))}",
-            where=f"{atlas.location}/{pinned.collection}",
-            hint="ask for less, or index more sections",
-        )
+        raise nothing_left(asked, f"{atlas.location}/{pinned.collection}")
+
+
+def nothing_left(conditions: Iterable[Condition], place: str) -> EmptyAtlasError:
+    """Return what is raised where conditions leave no spot of a collection to search."""
+    return EmptyAtlasError(
+        f"nothing is left to search with {', '.join(map(str, conditions))}",
+        where=place,
+        hint="ask for less, or index more sections",
+    )

@@ -32,7 +32,7 @@ from bleepdb.querying.resuming import is_current, live_sections, refuse_foreign,
 from bleepdb.querying.run import write_current
 from bleepdb.querying.run_report import DONE, SKIPPED, Entry, RunReport
 from bleepdb.querying.settings import Query
-from bleepdb.querying.slide import answer, check_query
+from bleepdb.querying.slide import answer, check_query, refuse_nobody
 from bleepdb.tissue import open_slide
 
 if TYPE_CHECKING:
@@ -194,6 +194,7 @@ class Many:
         refuse_foreign(self.output(row))
         if not self.force and (facts := self._kept(row, query, location, pinned)) is not None:
             return Skipped(dict(facts))
+        refuse_nobody(query, self.settings, self.model, pinned, location=location)
         overlay = self._overlay(row) if self.overlay else None
         return locate(query, self.model, self.settings, overlay=overlay).begin(self.model)
 

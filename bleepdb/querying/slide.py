@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bleepdb import names
 from bleepdb.atlas import get_panel, pin
-from bleepdb.querying.filters import conditions_of, refuse_unknown
+from bleepdb.querying.filters import admits, conditions_of, nothing_left, refuse_unknown
 from bleepdb.querying.genes import refuse_genes
 from bleepdb.querying.places import embed, locate
 from bleepdb.querying.run import Run, check_space
@@ -100,6 +101,22 @@ def check_query(model: Model, atlas: Atlas, collection: str, settings: QuerySett
     refuse_genes(settings.genes, model, panels, where=place)
     refuse_unknown(atlas, pinned, conditions_of(settings))
     return pinned
+
+
+def refuse_nobody(
+    query: Query, settings: QuerySettings, model: Model, pinned: Pinned, *, location: str
+) -> None:
+    """Refuse a slide that no live section may answer, as far as donors and sections tell.
+
+    Raises
+    ------
+    EmptyAtlasError
+        It repeats the conditions.
+    """
+    asked = conditions_of(_exclusions(query, settings, model)[0])
+    live = ({names.SECTION: s.section, names.DONOR: s.donor} for s in pinned.manifest.live)
+    if asked and not any(admits(asked, spot) for spot in live):
+        raise nothing_left(asked, f"{location}/{pinned.collection}")
 
 
 def answer(

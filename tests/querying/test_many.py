@@ -260,9 +260,14 @@ def test_a_slide_whose_donor_alone_answers_fails_alone(small, slides, tmp_path):
     atlas = ExactAtlas()
     index_section(small.sections[0], small.model, atlas, actor="test")
     rows = [replace(slides[0], donor=small.sections[0].donor), slides[1]]
-    report = job(small, rows, tmp_path, borrow=lambda: nullcontext(atlas)).run()
+    one = job(small, rows, tmp_path, borrow=lambda: nullcontext(atlas))
+    report = one.run()
     assert [e.status for e in report.entries] == ["failed", "done"]
     assert report.entries[0].error == "EmptyAtlasError"
+    foreseen = foresee(job(small, rows, tmp_path / "other", borrow=lambda: nullcontext(atlas)))
+    assert [f.status for f in foreseen.slides] == ["refused", "ready"]
+    assert "nothing is left to search" in foreseen.slides[0].reason
+    assert one.watch.names_of(ENCODING) == [slides[1].name]  # nothing was encoded in vain
 
 
 def test_an_atlas_that_is_emptied_meanwhile_ends_the_run(small, slides, tmp_path):
