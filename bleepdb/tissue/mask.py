@@ -34,6 +34,9 @@ SMALLEST_SHARE: Final = 1e-3
 """Pieces smaller than this share of the image are specks."""
 LEAST_CONTRAST: Final = 0.1
 """Optical density (summed over RGB) by which tissue must exceed the background."""
+INK: Final = 4.5
+"""Optical density (summed over RGB) above which is ink or a black frame, grey 56 or less: tissue
+on the thumbnails of H&E stays below. It would draw the threshold above pale tissue."""
 DARK: Final = 100
 """Median grey level of what is not tissue: 225 and more on H&E, 28 under fluorescence."""
 
@@ -97,7 +100,8 @@ def tissue_mask(
 ) -> TissueMask:
     """Find the tissue on an H&E slide.
 
-    Otsu's threshold (IEEE Trans. SMC 1979) on a thumbnail; holes are closed and specks dropped.
+    Otsu's threshold (IEEE Trans. SMC 1979) on a thumbnail, of what is lighter than ink where that
+    is the most of it; holes are closed and specks dropped.
 
     Parameters
     ----------
@@ -125,8 +129,10 @@ def tissue_mask(
     thumbnail = slide.thumbnail(max_px) if thumbnail is None else thumbnail
     density = ndimage.gaussian_filter(optical_density(thumbnail), BLUR_PX, mode="nearest")
     level = {"hsv": _saturation, "entropy": _entropy}.get(method, _log_density)(thumbnail, density)
+    light = density <= INK
+    judged = level[light] if light.mean() > 0.5 else level
     # scikit-image ships no types; where all values are alike its threshold is that value.
-    found = level > threshold_otsu(level)  # type: ignore[no-untyped-call]
+    found = level > threshold_otsu(judged)  # type: ignore[no-untyped-call]
     if found.any() and density[found].mean() - density[~found].mean() < LEAST_CONTRAST:
         found[:] = False
     if found.any() and np.median(thumbnail[~found].mean(axis=1)) < DARK:

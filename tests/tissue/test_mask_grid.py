@@ -171,3 +171,17 @@ def test_a_fluorescence_image_is_no_stained_slide(real_data):
     ):
         tissue_mask(slide)
     assert "DAPI" in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.4])
+def test_ink_and_black_frames_do_not_hide_pale_tissue(share, tmp_path):
+    pixels = np.full((400, 500, 3), 238, dtype=np.uint8)
+    pixels[100:300, 100:350] = (222, 196, 214)
+    pixels[: round(share * 400)] = 4
+    pixels += np.random.default_rng(0).integers(0, 4, pixels.shape, dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "inked.png")
+    with open_slide(tmp_path / "inked.png") as slide:
+        mask = tissue_mask(slide)
+    y, x = np.mgrid[110:290:20, 110:340:20]
+    assert mask.covers(np.column_stack([x.ravel(), y.ravel()]).astype(float)).all()
+    assert not mask.covers(np.array([(430.0, 200.0), (50.0, 350.0)])).any()
