@@ -10,9 +10,18 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+from scipy import ndimage
+
 from bleepdb.errors import SectionError, SlideError
 from bleepdb.files import cache_dir, digest
-from bleepdb.tissue.mask import MAX_PX, TissueMask, tissue_mask
+from bleepdb.tissue.mask import (
+    BLUR_PX,
+    MAX_PX,
+    TissueMask,
+    optical_density,
+    tissue_mask,
+)
 from bleepdb.tissue.overlay import FITTED, Marks, draw_overlay
 from bleepdb.tissue.registration import AS_STATED, Match, Outline, Pose, match_pictures, pitch_of
 from bleepdb.tissue.tiles import outside, refuse_outside
@@ -20,7 +29,6 @@ from bleepdb.tissue.tiles import outside, refuse_outside
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from bleepdb.tissue.section import ReferenceImage
@@ -42,6 +50,11 @@ FILLED of the slide has too little of an outline for that."""
 HALF: Final = 0.5
 WHOLE: Final = 0.95
 """Spots that reach this share of the tissue lie right, and some of them on background."""
+GLASS: Final = 25
+"""Percentile of the optical density away from spots and mask that is taken for glass."""
+ON_SOMETHING: Final = 0.2
+"""Optical density by which spots on pale tissue exceed glass at least; pale tissue that a mask
+had lost to ink gave .35 and more, glass beside tissue up to .17."""
 LEAST_SPOTS: Final = 10
 """Fewer spots have no outline."""
 SAME_DETAIL: Final = 0.4
@@ -240,9 +253,41 @@ def _ask_tissue(
             looks = f"the spots lie as if the slide were {pose}, which it is not"
         (found.faults if clear else found.doubts).append(f"{looks}: {few} as given, {then:.0%} so")
     elif share == 0 or (share < HALF and agreed < NO_OUTLINE):  # agreed is 1 where not asked
-        found.faults.append(few)
+        if _on_glass(mask, xy_px, pitch_px, slide):
+            found.faults.append(few)
+        else:
+            found.doubts.append(
+                f"{few} as the mask has it, yet the others are darker than glass; is there ink or "
+                "a dark frame that the mask takes for tissue?"
+            )
     elif share < FEW_ON_TISSUE or loose:
         found.doubts.append(f"{few}; is it the right image, neither flipped nor turned?")
+
+
+def _on_glass(mask: TissueMask, xy_px: NDArray[np.float64], pitch_px: float, slide: Slide) -> bool:
+    """Whether the spots that miss the mask lie on what is no darker than glass.
+
+    Ink, a dark frame or a black part of a scan can raise the threshold of a mask above pale
+    tissue; spots on it are then no sign of a wrong image.
+    """
+    thumbnail = slide.thumbnail(MAX_PX)
+    density = ndimage.gaussian_filter(optical_density(thumbnail), BLUR_PX, mode="nearest")
+    scale = thumbnail.shape[1] / slide.size_px[0]
+    height, width = density.shape
+    column, line = np.floor(xy_px[~mask.covers(xy_px)] * scale).astype(np.int64).T
+    inside = (column >= 0) & (line >= 0) & (column < width) & (line < height)
+    if not inside.any():
+        return True
+    column, line = column[inside], line[inside]
+    away = np.ones(density.shape, dtype=np.bool_)
+    away[line, column] = False
+    apart = ndimage.distance_transform_edt(away) > pitch_px * scale
+    y, x = (np.indices(density.shape).reshape(2, -1) + 0.5) / scale
+    apart &= ~mask.covers(np.column_stack([x, y])).reshape(density.shape)
+    if not apart.any():
+        return False
+    glass = np.percentile(density[apart], GLASS)
+    return bool(np.median(density[line, column]) - glass < ON_SOMETHING)
 
 
 def _draw(

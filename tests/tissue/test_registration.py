@@ -204,6 +204,17 @@ class _Frame:
         self.path = Path("frame.png")
 
 
+def test_spots_on_pale_tissue_that_the_mask_lost_to_ink_are_only_warned_of(right, judge):
+    pixels, xy, _ = right
+    ink = np.zeros((100, 120), dtype=bool)
+    ink[:, :8] = True
+    seen = judge(pixels, xy, mask=TissueMask(ink, 0.1))
+    assert seen.on_tissue == 0
+    assert "yet the others are darker than glass; is there ink" in seen.warning
+    glass = np.full_like(pixels, 236)
+    assert f"none of {len(xy)} spots is on tissue; " in judge(glass, xy, mask=TissueMask(ink, 0.1))
+
+
 def test_a_part_of_the_spots_passes(right, judge):
     pixels, xy, _ = right
     assert judge(pixels, xy[xy[:, 0] > 600]).warning is None
