@@ -541,3 +541,15 @@ def test_counts_are_told_from_sheets_by_their_names_of_spots(tmp_path, name, tex
 
     (tmp_path / name).write_text(text)
     assert is_counts(tmp_path / name) == counts
+
+
+@pytest.mark.parametrize(("name", "content"), [("e.h5ad", b""), ("e.tsv", b""), ("e.tsv", b"\n")])
+def test_an_empty_file_is_called_so(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SectionError, match="the file is empty"):
+        read(tmp_path / name)
+    if not content:
+        packed = tmp_path / f"{name}.tsv.gz"
+        packed.write_bytes(gzip.compress(b""))
+        with pytest.raises(SectionError, match="the file is empty"):
+            read(packed)

@@ -53,6 +53,8 @@ def open_hdf5(path: Path, what: str) -> Iterator[h5py.File]:
     """
     if not path.is_file():
         raise SectionError("no such file", where=path, hint="check the path")
+    if not path.stat().st_size:
+        raise SectionError("the file is empty", where=path, hint=AGAIN)
     try:
         with h5py.File(path, "r") as handle:
             _walk(handle, path)

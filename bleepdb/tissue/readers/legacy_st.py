@@ -197,6 +197,8 @@ def find_image(folder: Path, stem: str) -> Path | None:
 def _counts(path: Path) -> tuple[list[str], list[str], NDArray[np.float64]]:
     """Spot names, gene names and the (spots, genes) values of a counts table."""
     text = unpacked(path)
+    if not text.strip():
+        raise SectionError("the file is empty", where=path, hint="fetch or write the file again")
     head = text[: text.find(b"\n") + 1] or text
     sep = "\t" if b"\t" in head else ","
     plain = _plain_table(text, sep)
