@@ -16,7 +16,7 @@ from bleepdb.inspecting.imputed import inspect_imputed
 from bleepdb.inspecting.matrices import species_of
 from bleepdb.inspecting.sections import indexing_next, mpp_facts, needs_image, needs_species
 from bleepdb.tissue.readers import scale as scales
-from bleepdb.tissue.readers.assemble import count_fault
+from bleepdb.tissue.readers.assemble import COUNTS_AT, OBSM, count_fault
 from bleepdb.tissue.readers.hdf5 import open_hdf5
 from bleepdb.tissue.readers.hest import hest_parts
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from bleepdb.inspecting.findings import Inspection
 
-COUNTS_AT: Final = ("layers/counts", "layers/raw_counts", "raw/X", "X")
 COORDINATES: Final = (
     ("x_px", "y_px"),
     ("pxl_col_in_fullres", "pxl_row_in_fullres"),
@@ -166,13 +165,14 @@ def _genes(found: Findings, handle: h5py.File) -> list[str]:
 
 def _places(found: Findings, handle: h5py.File, spots: int | None) -> bool:
     """Tell where the coordinates are, and the mpp of each source; return whether there are any."""
-    spatial = handle.get(f"obsm/{names.SPATIAL}")
+    held = next((n for n in OBSM if f"obsm/{n}" in handle), OBSM[0])
+    spatial = handle.get(f"obsm/{held}")
     obs = handle["obs"]
     columns = set(obs) if isinstance(obs, h5py.Group) else set()
     in_obs = next((c for c in COORDINATES if set(c) <= columns), None)
     xy_px = None
     if isinstance(spatial, h5py.Dataset) and spatial.ndim == 2 and spatial.shape[1] >= 2:
-        found.fact("coordinates", 'obsm["spatial"]', f'obsm["spatial"], {spatial.dtype}')
+        found.fact("coordinates", f'obsm["{held}"]', f'obsm["{held}"], {spatial.dtype}')
         if spatial.dtype.kind in "iuf" and not is_large(spatial):
             xy_px = np.asarray(spatial[: MOST_VALUES // spatial.shape[1], :2], np.float64)
     elif in_obs is not None:
@@ -254,7 +254,10 @@ def _one_library(found: Findings, handle: h5py.File) -> bool:
     obs = handle["obs"]
     column = obs.get(names.LIBRARY_ID) if isinstance(obs, h5py.Group) else None
     if isinstance(column, h5py.Group) and "categories" in column:
-        libraries = max((libraries, texts(column["categories"], 1000)), key=len)
+        known = texts(column["categories"], 1000)
+        own = [known[c] for c in np.unique(column["codes"][:MOST_VALUES]) if 0 <= c < len(known)]
+        # Part of a file of several keeps what all had.
+        libraries = own if len(own) == 1 and own[0] in libraries else max(libraries, own, key=len)
     if libraries:
         found.fact("libraries", libraries)
     if len(libraries) > 1:

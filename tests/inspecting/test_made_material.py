@@ -21,8 +21,10 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from bleepdb.cli.inspect import SCREEN
+from bleepdb.errors import BleepdbError
 from bleepdb.inspecting import Entry, Fact, Inspection, Missing, inspect_path
 from bleepdb.inspecting.findings import text_of
+from bleepdb.tissue import read_section, row_for
 
 RNG = np.random.default_rng(4)
 
@@ -78,6 +80,20 @@ def normalised_with_counts(adata):
     normalised(adata)
 
 
+def under_a_converters_name(adata):
+    adata.obsm["X_spatial"] = adata.obsm.pop("spatial")
+
+
+def part_of_several(adata):
+    adata.uns["spatial"] = {name: {"scalefactors": {}} for name in ("a", "b")}
+    adata.obs["library_id"] = pd.Categorical(["a"] * 80, categories=["a", "b"])
+
+
+def counts_in_raw(adata):
+    adata.layers["raw"] = adata.X.copy()
+    adata.X = np.log1p(adata.X)
+
+
 def in_obs(adata):
     adata.obs["x_px"], adata.obs["y_px"] = adata.obsm.pop("spatial").T
 
@@ -104,14 +120,24 @@ def without_ids(adata):
         (normalised, "raw counts", False),
         (normalised_with_counts, None, True),
         (in_obs, None, True),
+        (under_a_converters_name, None, True),
+        (part_of_several, None, True),
+        (counts_in_raw, None, True),
         (placeless, "coordinates", False),
         (two_libraries, "one section", False),
         (of_a_mouse, None, True),
     ],
 )
 def test_what_an_h5ad_lacks(tmp_path, told, change, lacks, ready):
-    found = told(section(tmp_path / "one.h5ad", change))
+    path = section(tmp_path / "one.h5ad", change)
+    found = told(path)
     assert (found["next"] is not None) == ready
+    if ready:  # what is offered is taken
+        species = "mouse" if change is of_a_mouse else "human"
+        assert len(read_section(row_for(path, donor="P", tissue="any", species=species))) == 80
+    else:
+        with pytest.raises(BleepdbError):
+            read_section(row_for(path, donor="P", tissue="any"))
     assert lacks is None or any(lacks in m["what"] for m in found["missing"])
 
 

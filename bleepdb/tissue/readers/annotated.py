@@ -11,12 +11,11 @@ from anndata._io.specs.registry import IORegistryError  # anndata has no public 
 from anndata.io import read_elem
 
 from bleepdb.errors import SectionError
-from bleepdb.tissue.readers.assemble import count_fault, mostly_ensembl
+from bleepdb.tissue.readers.assemble import COUNTS_AT, count_fault, mostly_ensembl
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-COUNTS_AT: Final = ("layers/counts", "layers/raw_counts", "raw/X", "X")
 ID_COLUMNS: Final = ("gene_ids", "gene_id", "ensembl_id", "ensembl")
 SYMBOL_COLUMNS: Final = ("gene_symbols", "feature_name", "gene_symbol", "gene_name", "symbol")
 WRITE_AGAIN: Final = "read and write the file with a current anndata"

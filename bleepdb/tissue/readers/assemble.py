@@ -30,6 +30,10 @@ MOST_COUNTS: Final = 2**32 - 1
 WHOLE: Final = 1e-4
 """A stored value this near to a whole number is that count."""
 MATCHED_AT_LEAST: Final = 0.5
+COUNTS_AT: Final = ("layers/counts", "layers/raw_counts", "layers/raw", "raw/X", "X")
+"""Where an AnnData may hold counts, the first that does is taken."""
+OBSM: Final = ("spatial", "X_spatial", "spatial_coords")
+"""Where its places stand, as scanpy, converters of Seurat and of SpatialExperiment write them."""
 
 
 def as_counts(matrix: Any, where: Path, what: str = "the matrix") -> sp.csr_matrix:  # noqa: ANN401 - any array or sparse matrix

@@ -43,9 +43,10 @@ def read_h5ad(
 ) -> Section:
     """Read a section from an AnnData ``.h5ad``.
 
-    Counts come from the first of ``layers["counts"]``, ``layers["raw_counts"]``, ``raw.X`` and
-    ``X`` that holds whole numbers. Symbols and Ensembl ids are taken from ``var``. Places are
-    ``obsm["spatial"]``, else the columns of ``obs`` that `read_places` knows; where the file's
+    Counts come from the first of ``layers["counts"]``, ``layers["raw_counts"]``,
+    ``layers["raw"]``, ``raw.X`` and ``X`` that holds whole numbers. Symbols and Ensembl ids are
+    taken from ``var``. Places are ``obsm["spatial"]`` (or ``X_spatial``, ``spatial_coords``), else
+    the columns of ``obs`` that `read_places` knows; where the file's
     scale factors tell that they were stored at the scale of its reduced image, they are divided
     by it, unless that image is the row's own.
 

@@ -14,6 +14,7 @@ from bleepdb import names
 from bleepdb.errors import SectionError
 from bleepdb.tissue.readers import scale as scales
 from bleepdb.tissue.readers.annotated import is_group, read_element, read_frame
+from bleepdb.tissue.readers.assemble import OBSM
 from bleepdb.tissue.readers.hdf5 import open_hdf5
 from bleepdb.tissue.readers.positions import COL, IN_TISSUE, ROW, X, Y
 from bleepdb.tissue.readers.reference import MOST_PIXELS, picture_of
@@ -109,7 +110,7 @@ def read_places(handle: Group, path: Path) -> Places:
     """
     obs = read_frame(handle, "obs", path)
     xy_px, notes = _stored(handle, obs, path)
-    libraries = _libraries(handle)
+    libraries = _libraries(handle, obs)
     sections = max(
         len(libraries), obs[names.LIBRARY_ID].nunique() if names.LIBRARY_ID in obs else 0
     )
@@ -134,21 +135,21 @@ def _stored(
     handle: Group, obs: pd.DataFrame, path: Path
 ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """(spots, 2) places as stored, and what is assumed of them."""
-    spatial = f"obsm/{names.SPATIAL}"
-    if spatial in handle:
+    known = [f"obsm/{name}" for name in OBSM if f"obsm/{name}" in handle]
+    if known:
+        spatial = known[0]
+        note = f'no obsm["{names.SPATIAL}"]; places are {spatial}'
         stored = read_element(handle, spatial, path)
         xy = np.asarray(stored)
         if xy.ndim != 2 or xy.shape[1] < 2 or len(xy) != len(obs):
             raise SectionError(
-                f'obsm["{names.SPATIAL}"] has shape {xy.shape} for {len(obs)} spots',
+                f"{spatial} has shape {xy.shape} for {len(obs)} spots",
                 where=path,
                 hint=WRITE_PLACES,
             )
         if not np.issubdtype(xy.dtype, np.number):
-            raise SectionError(
-                f'obsm["{names.SPATIAL}"] does not hold numbers', where=path, hint=WRITE_PLACES
-            )
-        return xy[:, :2].astype(np.float64), ()
+            raise SectionError(f"{spatial} does not hold numbers", where=path, hint=WRITE_PLACES)
+        return xy[:, :2].astype(np.float64), () if spatial == f"obsm/{OBSM[0]}" else (note,)
     for pair in PIXEL_COLUMNS:
         if set(pair) <= set(obs):
             note = f'no obsm["{names.SPATIAL}"]; places are obs["{pair[0]}"] and obs["{pair[1]}"]'
@@ -203,12 +204,17 @@ def _refuse_ambiguous(xy: NDArray[np.float64], pair: tuple[str, str], path: Path
         )
 
 
-def _libraries(handle: Group) -> list[tuple[str, Group]]:
+def _libraries(handle: Group, obs: pd.DataFrame) -> list[tuple[str, Group]]:
+    """Libraries of ``uns``: the one that all spots are of, else all."""
     key = f"uns/{names.SPATIAL}"
     spatial = handle.get(key)
     if spatial is None or not is_group(spatial):
         return []
-    return [(f"{key}/{name}", item) for name, item in spatial.items() if is_group(item)]
+    found = {name: item for name, item in spatial.items() if is_group(item)}
+    own = set(obs[names.LIBRARY_ID].astype(str)) if names.LIBRARY_ID in obs else set()
+    if len(own) == 1 and own <= set(found):  # part of a file of several keeps what all had
+        found = {name: found[name] for name in own}
+    return [(f"{key}/{name}", item) for name, item in found.items()]
 
 
 def _stated_mpp(library: Group) -> float | None:
