@@ -168,6 +168,15 @@ def test_what_shows_nothing_is_said_to_be_unchecked(right, judge):
     assert seen.notes == ("registration is not checked against bad.png (not a readable picture)",)
 
 
+def test_a_picture_too_small_to_tell_refuses_nothing(right, judge):
+    pixels, xy, _ = right
+    seen = judge(pixels, xy, reference=reference_of(pixels, longer=30, where="tiny.png"))
+    assert seen.notes == (
+        "registration is not checked against tiny.png, which is too small to tell",
+    )
+    assert (seen.warning, seen.detail) == (None, None)
+
+
 # --- no false alarms -----------------------------------------------------------------------------
 
 
