@@ -181,6 +181,22 @@ def _tamed(data: memoryview, start: int) -> tuple[int, int]:
     return shape
 
 
+def frame_size(data: bytes) -> tuple[int, int]:
+    """Return (width, height) that the frame of a JPEG states.
+
+    Raises
+    ------
+    TiffError
+        If it is no JPEG.
+    """
+    view = memoryview(data)
+    if data[:2] == START:
+        for code, at, end in _segments(view, 2):
+            if code in FRAMES and end - at >= 9:
+                return view[at + 7] << 8 | view[at + 8], view[at + 5] << 8 | view[at + 6]
+    raise TiffError("a tile is no JPEG that is known here")
+
+
 def _tables_of(data: bytes) -> bytes:
     """Return the tables of an abbreviated JPEG stream, without its marks and other segments."""
     if data[:2] != START:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from bleepdb.errors import SlideError
-from bleepdb.tissue.tiff_index import CONTIGUOUS, TiffError, one_line
+from bleepdb.tissue.tiff_index import TiffError, one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,8 +115,6 @@ def levels_of(
         elif base.samples == 1:
             channels += " of their own planes, which looks like fluorescence"
         raise _unfit(path, channels, "export it as 8-bit RGB")
-    if base.planar != CONTIGUOUS:
-        raise _unfit(path, "colour planes that are stored apart", "export it as interleaved RGB")
     return image, (base, *sorted(base.children, key=lambda d: -d.area))
 
 

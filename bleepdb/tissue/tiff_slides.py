@@ -97,6 +97,7 @@ def _ome(
         file_mpp=stated,
         mpp_from=FROM_OME,
         mpp=mpp,
+        planes_apart=True,
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from bleepdb.tissue.jpeg_tiles import JpegTiles
+from bleepdb.tissue.jpeg_tiles import JpegTiles, frame_size
 from bleepdb.tissue.plain_image import undecodable
 from bleepdb.tissue.planes import box_reduced
 from bleepdb.tissue.slide import WHITE, Slide
@@ -61,6 +61,8 @@ class TiledTiff(Slide):
         As in `Slide`.
     extra
         What else is known, for `facts`.
+    planes_apart
+        Whether red, green and blue may be stored as tiles of their own.
 
     Raises
     ------
@@ -79,10 +81,11 @@ class TiledTiff(Slide):
         mpp: float | None = None,
         mpp_from: str = FROM_HEADER,
         extra: dict[str, Any] | None = None,
+        planes_apart: bool = False,
     ) -> None:
         file_bytes = path.stat().st_size
         for i, directory in enumerate(directories):
-            fault = directory.fault(file_bytes) or codec_fault(directory)
+            fault = directory.fault(file_bytes) or codec_fault(directory, planes_apart=planes_apart)
             if fault is not None:
                 raise TiffError(f"level {i}: {fault}")
         super().__init__(
@@ -95,7 +98,10 @@ class TiledTiff(Slide):
         )
         self.reader = reader
         self._directories = directories
-        self._jpeg = tuple(JpegTiles(d) if d.compression == JPEG else None for d in directories)
+        self._jpeg = tuple(
+            JpegTiles(d) if d.compression == JPEG and d.planar == CONTIGUOUS else None
+            for d in directories
+        )
         self._extra = extra or {}
         self._handle = os.open(path, os.O_RDONLY)
         self._closing = weakref.finalize(self, _closed, self._handle)
@@ -177,8 +183,10 @@ class TiledTiff(Slide):
         if count == 0:
             return None
         try:
+            if directory.planar != CONTIGUOUS:
+                return self._apart(directory, index)
             if jpeg is None:
-                return self._plain(directory, index, offset, count)
+                return self._plain(directory, index)
             if by == 1:
                 return jpeg.decode(self._handle, offset, count)
             (tile_w, tile_h), (width, height) = self._directories[level].tile, directory.size
@@ -194,30 +202,42 @@ class TiledTiff(Slide):
                 self.path, f"tile {column},{row} of level {level}: {one_line(error)}"
             ) from error
 
-    def _plain(
-        self, directory: Directory, index: int, offset: int, count: int
-    ) -> NDArray[np.uint8]:
-        """Decode a tile that is no JPEG."""
+    def _apart(self, directory: Directory, index: int) -> NDArray[np.uint8]:
+        """Decode a tile whose colours are stored apart, one after the other."""
+        tiles = directory.grid[0] * directory.grid[1]
+        colours = [self._plain(directory, index + c * tiles, 1) for c in range(directory.samples)]
+        return np.concatenate(colours, axis=2)
+
+    def _plain(self, directory: Directory, index: int, samples: int = 3) -> NDArray[np.uint8]:
+        """Decode a tile that is no JPEG of three colours."""
         tile_w, tile_h = directory.tile
-        data = os.pread(self._handle, count, offset)
-        if len(data) != count:
+        count = int(directory.counts[index])
+        data = os.pread(self._handle, count, int(directory.offsets[index]))
+        if not count or len(data) != count:
             raise TiffError("the file ends within a tile")
         if directory.compression in JPEG2000 and _j2k_size(data) != (tile_w, tile_h):
             raise TiffError(f"it is no JPEG 2000 stream of {tile_w} x {tile_h} px")
+        if directory.compression == JPEG and frame_size(data) != (tile_w, tile_h):
+            raise TiffError(f"it is no JPEG of {tile_w} x {tile_h} px")
         try:
             with quiet():
-                pixels, _, _ = directory.decode(data, index)
+                pixels, _, _ = directory.decode(data, index, jpegtables=directory.tables)
         except (RuntimeError, *TIFFFILE_ERRORS) as error:
             raise TiffError(one_line(error)) from error
         # A tile at the edge may come cropped to the image.
-        if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
+        if (
+            pixels is None
+            or pixels.dtype != np.uint8
+            or pixels.ndim != 4
+            or pixels.shape[3] != samples
+        ):
             raise TiffError("it does not decode to 8-bit RGB")
         if pixels.shape[1] > tile_h or pixels.shape[2] > tile_w:
             raise TiffError(f"it is larger than {tile_w} x {tile_h} px")
         return np.asarray(pixels[0])
 
 
-def codec_fault(directory: Directory) -> str | None:
+def codec_fault(directory: Directory, *, planes_apart: bool = False) -> str | None:
     """Say what keeps pixels from being 8-bit RGB as it is read here; None where nothing does."""
     colours = (
         f"{directory.samples} sample{'s' if directory.samples != 1 else ''} of {directory.bits} "
@@ -227,7 +247,7 @@ def codec_fault(directory: Directory) -> str | None:
         return f"it is a volume of {directory.depth} planes"
     if directory.bits != 8 or directory.samples != 3:
         return f"{colours}, not 8-bit RGB"
-    if directory.planar != CONTIGUOUS:
+    if directory.planar != CONTIGUOUS and not planes_apart:
         return "its colour planes are stored apart"
     if directory.orientation != UPRIGHT:
         return f"it is stored turned (orientation {directory.orientation})"

@@ -142,7 +142,6 @@ def test_strips_keep_the_microns(base, tmp_path):
 
 def test_what_is_no_picture_is_refused_in_one_line(base, tmp_path):
     grey = base[..., 0]
-    planes = np.moveaxis(base, 2, 0).copy()
     for why, pixels, how in [
         ("4 channels of their own planes", np.stack([grey] * 4), {"axes": "CYX"}),
         ("3 channels of their own planes", np.stack([grey] * 3), {"axes": "CYX"}),
@@ -150,7 +149,6 @@ def test_what_is_no_picture_is_refused_in_one_line(base, tmp_path):
         ("3 focal planes and 1 times", np.stack([base] * 3), {"axes": "ZYXS"}),
         ("1 focal planes and 2 times", np.stack([base] * 2), {"axes": "TYXS"}),
         ("uint16 pixels", base.astype(np.uint16) * 256, {"axes": "YXS"}),
-        ("stored apart", planes, {"axes": "SYX"}),
     ]:
         path = tmp_path / "a.ome.tif"
         tifffile.imwrite(
@@ -201,3 +199,30 @@ def test_other_files_that_the_xml_names_are_not_opened(slide_files, tmp_path, ba
     with open_slide(path) as slide:
         expected = slide_files.tissue_like(300, 200)
         np.testing.assert_array_equal(slide.region(0, 0, 0, 300, 200), expected)
+
+
+@pytest.mark.parametrize("compression", [None, "deflate", "jpeg"])
+def test_colours_that_are_stored_apart_are_put_together(base, tmp_path, compression):
+    path = tmp_path / "a.ome.tif"
+    planes, how = np.moveaxis(base, 2, 0).copy(), {**MICRONS, "axes": "SYX"}
+    tifffile.imwrite(
+        path, planes, tile=(128, 128), photometric="rgb", planarconfig="separate",
+        compression=compression, metadata=how,
+    )  # fmt: skip
+    with open_slide(path) as slide:
+        assert (slide.size_px, slide.mpp) == (base.shape[1::-1], 0.25)
+        got = slide.region(0, 0, 0, *slide.size_px)
+        half = slide.reduced(0, 2, 0, 0, 40, 30)
+    if compression == "jpeg":
+        assert np.abs(got.astype(int) - base).mean() < 3
+        np.testing.assert_array_equal(got, tifffile.imread(path).transpose(1, 2, 0))
+    else:
+        np.testing.assert_array_equal(got, base)
+    assert half.shape == (30, 40, 3)
+    if compression == "jpeg":
+        data = bytearray(path.read_bytes())
+        frame = data.index(b"\xff\xc0")
+        data[frame + 5 : frame + 9] = b"\xff\xdc\xff\xdc"  # it states 65,500 x 65,500 px
+        path.write_bytes(data)
+        with open_slide(path) as slide, pytest.raises(SlideError, match="no JPEG of 128 x 128"):
+            slide.region(0, 0, 0, *slide.size_px)
