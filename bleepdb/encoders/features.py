@@ -195,6 +195,7 @@ class PendingFeatures:
         self._found: NDArray[np.float32] | None = None
         self._part: PartFile | None = None
         self._stream: TileStream | None = None
+        self._closed = False
 
     @property
     def cached(self) -> bool:
@@ -269,6 +270,7 @@ class PendingFeatures:
 
     def close(self) -> None:
         """End the decoding and let go of the slide. A second time is fine."""
+        self._closed = True
         if self._stream is not None:
             self._stream.close()
         if self._part is not None:
@@ -292,7 +294,7 @@ class PendingFeatures:
             self._part.close(keep=False)
 
     def _finish(self, progress: Callable[[int, int], None] | None) -> NDArray[np.float32]:
-        if self._stream is None:
+        if self._stream is None or self._closed:
             message = "these features are closed"
             raise ValueError(message)
         held: NDArray[np.float32] | None = None

@@ -265,13 +265,13 @@ class _Shared:
     def take(self, number: int) -> NDArray[np.uint8]:
         """Wait for a batch."""
         with self.turn:
-            while self.left[number]:
+            while not self.stop and self.left[number]:
                 if self.error is not None and number >= self.failed_batch:
                     raise self.error
-                if self.stop:
-                    message = "the stream of tiles is closed"
-                    raise ValueError(message)
                 self.turn.wait()
+            if self.stop:
+                message = "the stream of tiles is closed"
+                raise ValueError(message)
             return self.filled[number]
 
     def release(self, number: int) -> None:

@@ -84,7 +84,7 @@ def test_another_technology(tmp_path):
     [
         ({"shift": 40}, r"20 of 77 patches are not centred on their spots; the patches, or the pl"),
         ({"flip": True}, r"the patches do not show what the slide shows there \(median difference"),
-        ({"metadata": {"species": "Mus musculus"}}, "the metadata say mouse.*write mouse in the"),
+        ({"metadata": {"species": "Mus musculus"}}, "the metadata say mouse.*pass --species mouse"),
         (
             {"metadata": {"fullres_px_width": 999}},
             r"the slide has 2300 x 1700 px, its metadata say",

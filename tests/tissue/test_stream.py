@@ -382,3 +382,20 @@ def test_errors_while_pixels_are_copied(counting):
     with pytest.raises(SlideError, match="cannot be decoded"):
         consume()
     assert not tile_threads()
+
+
+def test_a_closed_stream_gives_nothing_though_it_was_decoded(counting):
+    """What was decoded ahead is not handed out after the end."""
+    geometry = TileGeometry((64.0,), 64)
+    xy = np.array([[100.0 + 64 * i, 100.0] for i in range(8)])
+    stream = TileStream(counting, xy, slide_mpp=1.0, geometry=geometry, batch=2)
+    taken = iter(stream)
+    next(taken)
+    for _ in range(500):
+        if not any(stream._shared.left.values()):
+            break
+        time.sleep(0.01)
+    assert not any(stream._shared.left.values())
+    stream.close()
+    with pytest.raises(ValueError, match="closed"):
+        next(taken)
