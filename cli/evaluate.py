@@ -190,12 +190,13 @@ def evaluate(
     with bar(f"leaving one {by} out") as move:
         folds = run(ours, published, settings, progress=move)
     report = Report.of(folds, settings, ours, published)
+    document = report.to_json()  # once: it says when it was made
     if json_out is not None:
-        write_json(json_out, report.to_json())
+        write_json(json_out, document)
     if model is not None and card is not None:
         save_model(model.with_scores(report.card_scores(model.panel)), card, overwrite=True)
     if as_json:
-        print_json(report.to_json())
+        print_json(document)
         return
     show(report)
     if json_out is not None:
@@ -275,10 +276,11 @@ def _compare(
         allow_loss=allow_loss,
     )
     comparison = compare(pred, section)
+    document = comparison.to_json()
     if json_out is not None:
-        write_json(json_out, comparison.to_json())
+        write_json(json_out, document)
     if as_json:
-        print_json(comparison.to_json())
+        print_json(document)
         return
     show_comparison(comparison)
 

@@ -66,12 +66,13 @@ def evaluate_growth(
     with bar("growing the atlas, and retraining") as move:
         walks = grow(pairs, settings, progress=move)
     report = GrowthReport.of(walks, settings, pairs)
+    document = report.to_json()  # once: it says when it was made
     if json_out is not None:
-        write_json(json_out, report.to_json())
+        write_json(json_out, document)
     if figure is not None:
         draw_growth(report, figure)
     if as_json:
-        print_json(report.to_json())
+        print_json(document)
         return
     show_growth(report)
     if json_out is not None:

@@ -164,7 +164,10 @@ def test_what_is_interrupted_says_so_in_one_line(cli, atlas, monkeypatch):
 
 def test_titles_are_not_broken_by_tables_of_few_columns(cli, atlas):
     name = collection_of(cli, atlas)
-    title = f"{name} (bleepdb_breast, embedded), generation 3"
+    generation = said(cli("atlas", "info", "--tissue", TISSUE, "--atlas", atlas, "--json"))[
+        "generation"
+    ]
+    title = f"{name} (bleepdb_breast, embedded), generation {generation}"
     for words in (("list",), ("info", "--tissue", TISSUE)):
         assert title in ok(cli("atlas", *words, "--atlas", atlas)).out.splitlines()
 

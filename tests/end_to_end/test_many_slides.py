@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -262,7 +263,8 @@ def test_a_server_answers_many_slides_and_one_that_goes_ends_the_run(
 ):
     from bleepdb.querying import many
 
-    copied = cli("atlas", "copy", "--atlas", lab.atlas, "--to", face.url)
+    own = shutil.copytree(lab.atlas, tmp_path / "atlas")  # it notes where it was copied to
+    copied = cli("atlas", "copy", "--atlas", own, "--to", face.url)
     assert copied.code == 0, copied.err
     out = tmp_path / "out"
     asked = ("query", *slides, "--atlas", face.url, "--tissue", "breast", "--slide-mpp", MPP,
