@@ -87,9 +87,7 @@ def test_space_ranger_hires_image(real_data):
 
 
 def test_another_species_than_the_sheet_says(real_data):
-    with pytest.raises(
-        GeneError, match="is said to be human; pass --species mouse"
-    ):
+    with pytest.raises(GeneError, match="is said to be human; pass --species mouse"):
         read(real_data / "spaceranger" / "v1_seurat")
 
 
