@@ -16,9 +16,11 @@ from bleepdb.inspecting.imputed import inspect_imputed
 from bleepdb.inspecting.matrices import species_of
 from bleepdb.inspecting.sections import indexing_next, mpp_facts, needs_image, needs_species
 from bleepdb.tissue.readers import scale as scales
+from bleepdb.tissue.readers.annotated import ID_COLUMNS
 from bleepdb.tissue.readers.assemble import COUNTS_AT, OBSM, count_fault
 from bleepdb.tissue.readers.hdf5 import open_hdf5
 from bleepdb.tissue.readers.hest import hest_parts
+from bleepdb.tissue.readers.places import BARE_COLUMNS, PIXEL_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,15 +30,7 @@ if TYPE_CHECKING:
 
     from bleepdb.inspecting.findings import Inspection
 
-COORDINATES: Final = (
-    ("x_px", "y_px"),
-    ("pxl_col_in_fullres", "pxl_row_in_fullres"),
-    ("pixel_x", "pixel_y"),
-    ("imagecol", "imagerow"),
-    ("x", "y"),
-    ("X", "Y"),
-)
-ID_COLUMNS: Final = ("gene_ids", "gene_id", "ensembl_id", "ensembl")
+COORDINATES: Final = (*PIXEL_COLUMNS, *BARE_COLUMNS)
 MPP_KEYS: Final = ("microns_per_pixel", "mpp", "pixel_size_um_estimated", "pixel_size_um_embedded")
 SAMPLED: Final = 200_000
 """Stored values that are looked at to tell counts from normalised values."""
