@@ -1,0 +1,57 @@
+"""What is compared: our recipes, BLEEP, and baselines, each on stated features.
+
+Every method takes the training and the held-out sections of a fold and gives log1p values of the
+held-out spots for the fold's genes. All of them are fitted on the training sections alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from bleepdb.evaluation.methods import bleep, neighbours, ridge
+from bleepdb.evaluation.methods.base import FeatureKind, Fold, Method
+from bleepdb.evaluation.methods.bleep import BLEEP_ALL, BLEEP_EQUAL, BLEEP_PUBLISHED
+from bleepdb.evaluation.methods.neighbours import KNN, KNN_K, MEAN
+from bleepdb.evaluation.methods.ridge import (
+    RIDGE_ALPHA,
+    RIDGE_EQUAL,
+    RIDGE_PUBLISHED,
+    RIDGE_RAW,
+)
+from bleepdb.training.recipes import fit
+
+if TYPE_CHECKING:
+    from bleepdb.encoders import Model
+
+OURS: Final = "linear"
+BASELINES: Final = (
+    neighbours.MEAN_METHOD,
+    *neighbours.METHODS,
+    *ridge.METHODS,
+    *bleep.METHODS,
+)
+
+
+def fit_ours(fold: Fold) -> Model:
+    """Fit the linear recipe on a fold's training sections."""
+    return fit(fold.ours.inside, "linear", seed=fold.seed)
+
+
+__all__ = [
+    "BASELINES",
+    "BLEEP_ALL",
+    "BLEEP_EQUAL",
+    "BLEEP_PUBLISHED",
+    "KNN",
+    "KNN_K",
+    "MEAN",
+    "OURS",
+    "RIDGE_ALPHA",
+    "RIDGE_EQUAL",
+    "RIDGE_PUBLISHED",
+    "RIDGE_RAW",
+    "FeatureKind",
+    "Fold",
+    "Method",
+    "fit_ours",
+]

@@ -1,0 +1,90 @@
+"""Methods of the evaluation: each is what its name says, and knows the training sections alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from bleepdb.evaluation import methods
+from bleepdb.evaluation.methods import bleep, neighbours
+from bleepdb.evaluation.methods.post import PLAIN
+from bleepdb.evaluation.methods.ridge import ridge, ridge_tuned
+from bleepdb.training.affine import image_axes, with_context
+from bleepdb.training.recipes.linear import LinearSettings, context_of
+from bleepdb.training.tuning import Target
+
+
+def target_of(pairs, held="S2"):
+    return Target(pairs.subset([n for n in pairs.names if n != held]), pairs.subset([held]))
+
+
+def test_low_rank_ridge_is_the_projected_ridge(three):
+    target = target_of(three[0])
+    settings = replace(LinearSettings(), smoothing=0.0, low_rank=4)
+    found = ridge(target, settings, [1e3])[0]
+    on = image_axes(target.inside, context_of(target.inside, settings), settings.axes)
+    y = target.inside.profiles.astype(np.float64)
+    mean = y.mean(axis=0)
+    x = with_context(target.outside, context_of(target.inside, settings))
+    every = ((x - on.mean) @ on.projection) @ on.solve(y - mean, 1e3)
+    _, _, axes = np.linalg.svd(y - mean, full_matrices=False)
+    wanted = mean + every @ axes[:4].T @ axes[:4]
+    np.testing.assert_allclose(found, wanted[:, target.genes], atol=1e-6)
+
+
+def test_ridge_is_a_ridge(three):
+    """With all axes kept, against the textbook solution on standardised features."""
+    target = target_of(three[0])
+    found = ridge(target, PLAIN, [50.0])[0]
+    x, q = (p.features.astype(np.float64) for p in (target.inside, target.outside))
+    scale = np.sqrt(1280 / x.shape[1]) / (x.std(axis=0) + 1e-6)
+    a, b = (x - x.mean(axis=0)) * scale, (q - x.mean(axis=0)) * scale
+    y = target.inside.profiles[:, target.genes].astype(np.float64)
+    solved = np.linalg.solve(a.T @ a + 50.0 * np.eye(24), a.T @ (y - y.mean(axis=0)))
+    np.testing.assert_allclose(found, y.mean(axis=0) + b @ solved, atol=1e-6)
+
+
+def test_image_neighbours_equal_loops(three):
+    target = target_of(three[1])
+    fold = methods.Fold(target_of(three[0]), target, 0, 1)
+    found = neighbours.knn(fold)
+    x, q = target.inside.features, target.outside.features
+    a = (x - x.mean(axis=0)) / x.std(axis=0)
+    b = (q - x.mean(axis=0)) / x.std(axis=0)
+    cosine = (b @ a.T) / np.linalg.norm(b, axis=1)[:, None] / np.linalg.norm(a, axis=1)
+    for i in (0, 40, 80):
+        best = np.argsort(-cosine[i])[:50]
+        wanted = target.inside.profiles[best][:, target.genes].mean(axis=0)
+        np.testing.assert_allclose(found[i], wanted, atol=1e-4)
+
+
+def test_bleep_is_repeatable_and_leaves_threads_alone(three):
+    fold = methods.Fold(target_of(three[0]), target_of(three[1]), 3, 2)
+    other = methods.Fold(fold.ours, fold.published, 4, 2)
+    before = torch.get_num_threads()
+    first = bleep.bleep_published(fold)
+    assert torch.get_num_threads() == before
+    np.testing.assert_array_equal(bleep.bleep_published(fold), first)
+    assert not np.array_equal(bleep.bleep_published(other), first)
+    plain, dressed = bleep.bleep_equal(fold), bleep.bleep_all(fold)
+    assert plain.shape == dressed.shape
+    # Low rank and smoothing take variance away and nothing else.
+    assert dressed.var(axis=0).mean() < plain.var(axis=0).mean()
+
+
+@pytest.mark.parametrize("off", [{"context": 0.0}, {"smoothing": 0.0}, {"low_rank": 0}])
+def test_the_equal_ridge_has_what_ours_has(three, off):
+    """Each of the three takes part: without it the equal ridge says something else."""
+    target = target_of(three[0])
+    whole = ridge(target, LinearSettings(), [1e3])[0]
+    without = ridge(target, LinearSettings(**off), [1e3])[0]
+    assert np.abs(whole - without).max() > 0.01
+    alphas, found = (
+        LinearSettings().alphas,
+        ridge_tuned(target),
+    )
+    tried = ridge(target, LinearSettings(), alphas)
+    assert any(np.allclose(found, one) for one in tried)
