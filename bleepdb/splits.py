@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-HeldOut = Literal["section", "donor"]
+HeldOut = Literal["section", "donor", "lists"]
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Split:
     Attributes
     ----------
     name
-        What is held out.
+        What is held out, or what a list calls it.
     train, test
         Section names, in the order given.
     held_out
-        ``"section"`` or ``"donor"``.
+        ``"section"``, ``"donor"``, or ``"lists"`` where a person named both sides.
     """
 
     name: str
