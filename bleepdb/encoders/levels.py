@@ -5,16 +5,22 @@ as in the last. ``multilevel`` therefore takes, of a convolutional network, mean
 deviation of every channel of every level at an eighth of the tile's resolution or coarser; of a
 vision transformer, after half, three quarters and all of its blocks, the class token (the first
 token that is no patch) and mean and standard deviation of the patch tokens.
+
+``penultimate`` is what the network itself returns. One that pools nothing (``global_pool=``, as
+Virchow's) returns its tokens: of them the class token and the mean of the patch tokens are taken,
+side by side, as its authors do.
 """
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 from open_clip.timm_model import TimmModel
 from timm.models import EfficientNet, MobileNetV3
 
+from bleepdb.encoders.adapters import Adapted
 from bleepdb.errors import ModelError
 
 if TYPE_CHECKING:
@@ -29,7 +35,12 @@ FINEST_STRIDE: Final = 8
 
 def penultimate(network: nn.Module, images: Tensor) -> Tensor:
     """Return the pooled vector before a classifier, (n, D); of a CLIP tower the projected one."""
-    made: Tensor = network(images)
+    found = network(images)
+    made: Tensor = found[0] if isinstance(found, tuple) else found  # CoCa gives its tokens too
+    if made.ndim == 3:
+        prefix: int = network.num_prefix_tokens  # type: ignore[assignment] # timm's count
+        patches = made[:, prefix:].float().mean(dim=1)
+        return torch.cat([made[:, 0].float(), patches], dim=1) if prefix else patches
     return made.float()
 
 
@@ -41,10 +52,11 @@ def multilevel(network: nn.Module, images: Tensor) -> Tensor:
     ModelError
         If the network does not offer its intermediate levels.
     """
-    inner: Network = network.trunk if isinstance(network, TimmModel) else network
+    inner: Network = network.trunk if isinstance(network, TimmModel | Adapted) else network
     if not hasattr(inner, "forward_intermediates"):
+        named = type(network if inner is None else inner).__name__
         raise ModelError(
-            f"{type(inner).__name__} does not offer its intermediate levels",
+            f"{named} does not offer its intermediate levels",
             hint="use penultimate features with this backbone",
         )
     if _is_transformer(inner):
@@ -55,7 +67,11 @@ def multilevel(network: nn.Module, images: Tensor) -> Tensor:
 
 def _is_transformer(network: Network) -> bool:
     """Tell networks of one resolution and tokens, timm's and open_clip's."""
-    return hasattr(network, "num_prefix_tokens") or hasattr(network, "class_embedding")
+    if hasattr(network, "class_embedding"):
+        return True
+    # XCiT counts prefix tokens too, but offers its levels as maps alone.
+    offered = signature(network.forward_intermediates).parameters
+    return hasattr(network, "num_prefix_tokens") and "return_prefix_tokens" in offered
 
 
 def _maps(network: Network, images: Tensor) -> list[Tensor]:
@@ -95,7 +111,8 @@ def _token_levels(network: Network, images: Tensor) -> list[tuple[Tensor | None,
     found = network.forward_intermediates(
         images,
         indices=_chosen_blocks(len(blocks)),
-        normalize_intermediates=True,
+        # The norm of a CoCa tower stands behind its attention pool, at another width.
+        normalize_intermediates=network.attn_pool is None,
         intermediates_only=True,
         output_fmt="NLC",
         output_extra_tokens=True,
