@@ -115,7 +115,12 @@ def train(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the model.", show_default=False)
     ],
-    recipe: Annotated[str, typer.Option("--recipe", help="linear or bleep.")] = "linear",
+    recipe: Annotated[
+        str,
+        typer.Option(
+            "--recipe", help="linear, bleep, one of an installed package, or a .py file of yours."
+        ),
+    ] = "linear",
     encoder: EncoderOption = DEFAULT_ENCODER,
     weights: WeightsOption = None,
     levels: Annotated[
@@ -213,7 +218,7 @@ def train(
     if as_json:
         print_json(
             {
-                "model": str(out), "recipe": recipe, "space_id": model.space_id,
+                "model": str(out), "recipe": model.recipe, "space_id": model.space_id,
                 "dimension": model.dimension, "genes": len(model.panel), "spots": len(pairs),
                 "hyper": dict(model.hyper), "inner_folds": model.training["inner_folds"],
             }
@@ -221,5 +226,5 @@ def train(
         return
     chosen = model.hyper.get("alpha")
     tuned = f", alpha {chosen:g} ({model.training['inner_folds']})" if chosen else ""
-    note(f"{out}: {recipe}, {model.dimension} dimensions, space {model.space_id[:8]}{tuned}")
+    note(f"{out}: {model.recipe}, {model.dimension} dimensions, space {model.space_id[:8]}{tuned}")
     note(f"next: bleepdb index {sheet} --model {out} --atlas ./atlas")

@@ -12,17 +12,28 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bleepdb.training.collecting import collect_pairs
     from bleepdb.training.pairs import PairedSection, Pairs
-    from bleepdb.training.recipes import RECIPES, check_recipe, fit
+    from bleepdb.training.recipes import RECIPES, Recipe, check_recipe, fit, recipe_named
 
 _HOMES = {
     "RECIPES": "recipes",
     "PairedSection": "pairs",
     "Pairs": "pairs",
+    "Recipe": "recipes",
     "check_recipe": "recipes",
     "collect_pairs": "collecting",
     "fit": "recipes",
+    "recipe_named": "recipes",
 }
-__all__ = ["RECIPES", "PairedSection", "Pairs", "check_recipe", "collect_pairs", "fit"]
+__all__ = [
+    "RECIPES",
+    "PairedSection",
+    "Pairs",
+    "Recipe",
+    "check_recipe",
+    "collect_pairs",
+    "fit",
+    "recipe_named",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from bleepdb.evaluation.methods import predict_with
+from bleepdb.evaluation.imputing import predict_with
 from bleepdb.training import affine, fit
 from bleepdb.training.affine import principal_axes
 from bleepdb.training.recipes import linear

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
 from bleepdb.errors import InputError
-from bleepdb.training import fit
 from bleepdb.training.recipes.linear import LinearSettings
 from bleepdb.training.recipes.settings import settings_from
 
@@ -47,6 +48,13 @@ def test_what_cannot_be_is_refused_by_name(hyper, told):
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_recipe_is_refused_with_those_that_are(pairs_of):
-    with pytest.raises(InputError, match="no recipe 'cubic'; choose one of linear, bleep"):
-        fit(pairs_of("a"), "cubic")
+def test_text_is_text_and_nothing_else():
+    @dataclass(frozen=True)
+    class Settings:
+        kernel: str = "cosine"
+        levels: str | None = None
+
+    assert settings_from(Settings, {"kernel": "dot", "levels": None}, "x") == Settings("dot")
+    for wrong in (5, None, ["dot"], True):
+        with pytest.raises(InputError, match="kernel of the recipe x is str"):
+            settings_from(Settings, {"kernel": wrong}, "x")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any
 
-from bleepdb.errors import InputError
-from bleepdb.training.recipes import bleep, linear
-from bleepdb.training.recipes.settings import settings_from
+from bleepdb.training.recipes.linear import NAME as DEFAULT
+from bleepdb.training.recipes.registry import RECIPES, Recipe, recipe_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -14,27 +13,7 @@ if TYPE_CHECKING:
     from bleepdb.encoders import Model
     from bleepdb.training.pairs import Pairs
 
-
-class Recipe(Protocol):
-    """What fits a model to pairs."""
-
-    def __call__(
-        self,
-        pairs: Pairs,
-        *,
-        hyper: Mapping[str, Any] | None = None,
-        seed: int = 0,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Model:
-        """Fit on training pairs; what is not in `hyper` has the recipe's default."""
-        ...
-
-
-RECIPES: Final[dict[str, Recipe]] = {linear.NAME: linear.fit, bleep.NAME: bleep.fit}
-SETTINGS: Final[dict[str, type]] = {
-    linear.NAME: linear.LinearSettings,
-    bleep.NAME: bleep.BleepSettings,
-}
+__all__ = ["RECIPES", "Recipe", "check_recipe", "fit", "recipe_named"]
 
 
 def check_recipe(recipe: str, hyper: Mapping[str, Any] | None = None) -> None:
@@ -45,14 +24,12 @@ def check_recipe(recipe: str, hyper: Mapping[str, Any] | None = None) -> None:
     InputError
         If there is no such recipe, or a hyperparameter is unknown or out of range.
     """
-    if recipe not in RECIPES:
-        raise InputError(f"no recipe {recipe!r}", hint=f"choose one of {', '.join(RECIPES)}")
-    settings_from(SETTINGS[recipe], hyper, recipe)
+    recipe_named(recipe).check(hyper)
 
 
 def fit(
     pairs: Pairs,
-    recipe: str = linear.NAME,
+    recipe: str = DEFAULT,
     *,
     hyper: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -60,10 +37,22 @@ def fit(
 ) -> Model:
     """Fit a recipe by name.
 
+    Parameters
+    ----------
+    pairs
+        Training sections, encoded.
+    recipe
+        A name, or the path of a ``.py`` file that defines one, which is run.
+    hyper
+        Hyperparameters that differ from the recipe's defaults.
+    seed
+        Of what the recipe draws; recorded.
+    progress
+        Called with (steps done, steps).
+
     Raises
     ------
     InputError
         If there is no such recipe, or a hyperparameter is unknown or out of range.
     """
-    check_recipe(recipe, hyper)
-    return RECIPES[recipe](pairs, hyper=hyper, seed=seed, progress=progress)
+    return recipe_named(recipe)(pairs, hyper=hyper, seed=seed, progress=progress)

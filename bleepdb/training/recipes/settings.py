@@ -51,7 +51,7 @@ def settings_from(kind: type[Settings], hyper: Mapping[str, Any] | None, recipe:
 
 
 def _is(value: object, declared: str) -> bool:
-    """Tell whether a value is of a declared type: numbers, bools, tuples of numbers, None."""
+    """Tell whether a value is of a declared type: numbers, bools, text, tuples of numbers, None."""
     if value is None:
         return declared.endswith("None")
     of = declared.removesuffix(" | None")
@@ -59,6 +59,8 @@ def _is(value: object, declared: str) -> bool:
         right = not of.endswith("...]") and of.count("float")
         numbers = isinstance(value, (list, tuple)) and all(_is(v, "float") for v in value)
         return numbers and (not right or len(value) == right)  # type: ignore[arg-type] # a sequence
+    if of == "str":
+        return isinstance(value, str)
     if of == "bool" or isinstance(value, bool):
         return of == "bool" and isinstance(value, bool)
     if of == "int":
