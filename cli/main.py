@@ -22,6 +22,7 @@ from . import (
     atlas_retract,  # noqa: F401 - likewise
     cohort,
     demo,
+    encoders,
     evaluate,
     explain,
     index,
@@ -55,6 +56,7 @@ for one in (
     cohort.cohort,
     evaluate.evaluate,
     explain.explain,
+    encoders.encoders,
 ):
     app.command(name=one.__name__, help=help_of(one))(one)
 app.add_typer(atlas_commands.app, name="atlas")

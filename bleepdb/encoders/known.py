@@ -6,7 +6,7 @@ each names; what no source stated is None. Nothing here loads torch.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -102,7 +102,9 @@ class KnownEncoder:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a JSON object."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        made = {one.name: getattr(self, one.name) for one in fields(self)}
+        made = {k: list(v) if isinstance(v, tuple) else v for k, v in made.items()}
+        return made | {"arguments": dict(self.arguments)}
 
 
 @cache
