@@ -40,7 +40,9 @@ DEFAULT_SCALES_UM = (176.0, 400.0)
 EncoderOption = Annotated[
     str,
     typer.Option(
-        "--encoder", help="timm:NAME, open_clip:NAME, open_clip:NAME/PRETRAINED or hf-hub:ORG/NAME."
+        "--encoder",
+        help="timm:NAME, open_clip:NAME, open_clip:NAME/PRETRAINED, hf-hub:ORG/NAME, or a short "
+        "name that `bleepdb encoders` lists.",
     ),
 ]
 WeightsOption = Annotated[
@@ -63,7 +65,14 @@ TileMppOption = Annotated[
         "with --tile-px 224 is a field of 112 µm.",
     ),
 ]
-TilePxOption = Annotated[int, typer.Option("--tile-px", help="Pixels a side of a resampled tile.")]
+TilePxOption = Annotated[
+    int | None,
+    typer.Option(
+        "--tile-px",
+        help="Pixels a side of a resampled tile. Default: the encoder's own size where it takes "
+        "no other, else 224.",
+    ),
+]
 ResamplingOption = Annotated[
     str,
     typer.Option(
@@ -128,7 +137,7 @@ def train(
     ] = "multilevel",
     scale_um: ScaleOption = None,
     tile_mpp: TileMppOption = None,
-    tile_px: TilePxOption = 224,
+    tile_px: TilePxOption = None,
     resampling: ResamplingOption = "area",
     set_hyper: Annotated[
         list[str] | None,
@@ -168,7 +177,7 @@ def train(
     its penalty by leaving one donor out; `bleep` trains the published heads with the published
     loss.
     """
-    from bleepdb.encoders import FeatureSpec, load_backbone, save_model
+    from bleepdb.encoders import FeatureSpec, default_tile_px, load_backbone, save_model
     from bleepdb.encoders.folder import refuse_folder
     from bleepdb.tissue import TileGeometry
     from bleepdb.training import check_recipe, collect_pairs, fit
@@ -183,8 +192,9 @@ def train(
         donors=exclude_donor or (),
         where=sheet,
     )
-    geometry = TileGeometry(scales_of(scale_um, tile_mpp, tile_px), tile_px, resampling)
     backbone = load_backbone(encoder, weights=weights)
+    px = default_tile_px(backbone) if tile_px is None else tile_px
+    geometry = TileGeometry(scales_of(scale_um, tile_mpp, px), px, resampling)
     spec = FeatureSpec.of(backbone, levels, geometry)  # type: ignore[arg-type] # `of` checks the name
     sections = load_all(
         rows,

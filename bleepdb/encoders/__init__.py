@@ -10,9 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bleepdb.encoders.backbone import Backbone, load_backbone
+    from bleepdb.encoders.backbone import Backbone, default_tile_px, load_backbone
     from bleepdb.encoders.features import PendingFeatures, begin_features, extract
     from bleepdb.encoders.folder import load_model, model_from_blobs, model_to_blobs, save_model
+    from bleepdb.encoders.known import KnownEncoder, known_encoder, known_encoders
     from bleepdb.encoders.model import Model
     from bleepdb.encoders.spec import FeatureSpec
     from bleepdb.encoders.speed import Speed, measure_speed
@@ -23,12 +24,16 @@ _HOMES = {
     "Backbone": "backbone",
     "Context": "towers",
     "FeatureSpec": "spec",
+    "KnownEncoder": "known",
     "Model": "model",
     "PendingFeatures": "features",
     "Projection": "towers",
     "Speed": "speed",
     "begin_features": "features",
+    "default_tile_px": "backbone",
     "extract": "features",
+    "known_encoder": "known",
+    "known_encoders": "known",
     "load_backbone": "backbone",
     "load_model": "folder",
     "measure_speed": "speed",
@@ -41,12 +46,16 @@ __all__ = [
     "Backbone",
     "Context",
     "FeatureSpec",
+    "KnownEncoder",
     "Model",
     "PendingFeatures",
     "Projection",
     "Speed",
     "begin_features",
+    "default_tile_px",
     "extract",
+    "known_encoder",
+    "known_encoders",
     "load_backbone",
     "load_model",
     "measure_speed",

@@ -150,9 +150,12 @@ def _sizes(network: Any, config: Mapping[str, Any], arguments: Mapping[str, Any]
 def _about(
     known: KnownEncoder | None, licence: str | None, mean: Iterable[float], std: Iterable[float]
 ) -> dict[str, Any]:
-    """Return licence and pixel statistics: those of the table before those of the library."""
+    """Return licence and pixel statistics: those of the table before those of the library.
+
+    The library's licence is that of an architecture's own weights, not of a known encoder's.
+    """
     if known is not None:
-        licence = known.licence or licence
+        licence = known.licence
         mean, std = known.mean or mean, known.std or std
     return {
         "licence": str(licence or "unknown"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from timm.layers import SwiGLU, SwiGLUPacked
+from timm.layers import SwiGLU, SwiGLUPacked, to_2tuple
 from torch import nn
 
 from bleepdb.errors import ModelError
@@ -24,7 +24,7 @@ class ConvStem(nn.Module):
 
     def __init__(
         self,
-        img_size: int = 224,
+        img_size: int | tuple[int, int] = 224,
         patch_size: int = 4,
         in_chans: int = 3,
         embed_dim: int = 96,
@@ -33,18 +33,19 @@ class ConvStem(nn.Module):
     ) -> None:
         super().__init__()
         self.patch_size = (patch_size, patch_size)
-        self.grid_size = (img_size // patch_size, img_size // patch_size)
+        height, width = to_2tuple(img_size)
+        self.grid_size = (height // patch_size, width // patch_size)
         self.num_patches = self.grid_size[0] * self.grid_size[1]
         layers: list[nn.Module] = []
-        width, wider = in_chans, embed_dim // 8
+        channels, wider = in_chans, embed_dim // 8
         for _step in range(2):
             layers += [
-                nn.Conv2d(width, wider, 3, stride=2, padding=1, bias=False),
+                nn.Conv2d(channels, wider, 3, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(wider),
                 nn.ReLU(inplace=True),
             ]
-            width, wider = wider, wider * 2
-        self.proj = nn.Sequential(*layers, nn.Conv2d(width, embed_dim, 1))
+            channels, wider = wider, wider * 2
+        self.proj = nn.Sequential(*layers, nn.Conv2d(channels, embed_dim, 1))
         self.norm = norm_layer(embed_dim) if norm_layer is not None else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
