@@ -35,6 +35,9 @@ RESERVED_FIELDS: Final = frozenset(
     }
 )  # fmt: skip
 
+# --- Model card ------------------------------------------------------------------------------
+DEPTH_POWER: Final = "depth_power"
+
 # --- AnnData --------------------------------------------------------------------------------
 SPATIAL: Final = "spatial"
 NEIGHBOURS_KEY: Final = "bleepdb_neighbors"

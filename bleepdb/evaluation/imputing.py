@@ -13,12 +13,13 @@ from bleepdb.imputation import (
     Aggregator,
     Group,
     LowRank,
+    depth_weights,
     effective_weights,
     mappable,
     nearest,
     smooth,
 )
-from bleepdb.names import EXPRESSION
+from bleepdb.names import DEPTH_POWER, EXPRESSION
 from bleepdb.places import adjacency
 from bleepdb.profiles import low_rank_of
 
@@ -88,6 +89,8 @@ def retrieve(
     keys = np.concatenate([_keys(model, section) for section in references])
     card = model.retrieval
     near = card["smoothing"]
+    totals = np.concatenate([np.asarray(s.counts.sum(axis=1)).ravel() for s in references])
+    own = depth_weights(totals, float(card.get(DEPTH_POWER, 0.0)))
     weights = []
     for section in held_out:
         queries = model.embed_images(section.features, section.positions_um)
@@ -96,6 +99,7 @@ def retrieve(
             n_references=len(keys),
             method=card["method"],
             temperature=float(card["temperature"]),
+            reference_weights=own,
         )
         if near["weight"] > 0:
             ring = adjacency(

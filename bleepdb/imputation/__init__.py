@@ -11,7 +11,7 @@ from bleepdb.imputation.uncertainty import (
     spots_by_donor,
     top_similarity,
 )
-from bleepdb.imputation.weights import METHODS, effective_weights, local_weights
+from bleepdb.imputation.weights import METHODS, depth_weights, effective_weights, local_weights
 
 __all__ = [
     "METHODS",
@@ -20,6 +20,7 @@ __all__ = [
     "Group",
     "Imputed",
     "LowRank",
+    "depth_weights",
     "effective_donors",
     "effective_neighbours",
     "effective_weights",

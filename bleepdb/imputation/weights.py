@@ -25,6 +25,7 @@ def effective_weights(
     n_references: int,
     method: str = "softmax",
     temperature: float = 0.1,
+    reference_weights: NDArray[Any] | None = None,
 ) -> sp.csr_matrix:
     """Turn the scores of retrieved neighbours into convex weights.
 
@@ -37,7 +38,8 @@ def effective_weights(
         of an atlas d2 = 2 - 2 score, so this is ``softmax`` at temperature 0.5. (BLEEP's own code
         takes d2 between vectors that are not normalised, where it comes close to ``simple``.)
     ``softmax``
-        Proportional to ``exp(score / temperature)``.
+        Proportional to ``exp(score / temperature)``, times the reference's own weight where
+        `reference_weights` gives one.
 
     Parameters
     ----------
@@ -50,6 +52,9 @@ def effective_weights(
         Columns of W.
     method, temperature
         As above; the temperature matters for ``softmax`` alone.
+    reference_weights
+        (n_references,) what each reference weighs by itself (see `depth_weights`); for
+        ``softmax`` alone. None: all the same.
 
     Returns
     -------
@@ -60,7 +65,7 @@ def effective_weights(
     ------
     ValueError
         If shapes differ, a column is out of range, a score of a neighbour is not finite, the
-        method is unknown or the temperature is not positive.
+        method is unknown, or the temperature or a reference's own weight is not positive.
     """
     s, there = _checked(scores, columns, n_references)
     if method == "simple":
@@ -76,6 +81,8 @@ def effective_weights(
             message = f"a softmax needs a positive temperature, not {temperature}"
             raise ValueError(message)
         logits = np.where(there, s / temperature, -np.inf)
+        if reference_weights is not None:
+            logits += _own_logits(reference_weights, n_references)[columns]
     else:
         message = f"unknown method {method!r}; known are {', '.join(METHODS)}"
         raise ValueError(message)
@@ -83,6 +90,36 @@ def effective_weights(
     weights = np.exp(logits - np.where(np.isfinite(highest), highest, 0.0))
     total = weights.sum(axis=1, keepdims=True)
     return _as_rows(weights / np.where(total > 0, total, 1.0), columns, n_references)
+
+
+def depth_weights(totals: NDArray[Any], power: float) -> NDArray[np.float64] | None:
+    """Return what references weigh by their depth, (references,) float64; None where all alike.
+
+    A profile of more counts is a less noisy measurement, so that the mean of a neighbourhood is
+    better known where its deeper spots weigh more. With Poisson noise alone the best power of the
+    total would be 1; tissue that differs from spot to spot asks for less, and more even weights.
+
+    Parameters
+    ----------
+    totals
+        (references,) all counts of each spot.
+    power
+        0 for the same weight on all.
+    """
+    if power == 0:
+        return None
+    return np.asarray(np.maximum(np.asarray(totals, dtype=np.float64), 1.0) ** power)
+
+
+def _own_logits(weights: NDArray[Any], n_references: int) -> NDArray[np.float64]:
+    own = np.asarray(weights, dtype=np.float64)
+    if own.shape != (n_references,):
+        message = f"{own.shape} own weights for {n_references} references"
+        raise ValueError(message)
+    if not (np.isfinite(own).all() and (own > 0).all()):
+        message = "a reference's own weight is not positive"
+        raise ValueError(message)
+    return np.append(np.log(own), 0.0)  # the last one is for the column -1
 
 
 def local_weights(

@@ -38,6 +38,8 @@ class WeightRows:
         As `bleepdb.querying.search.weigh`.
     mixed
         (n, n) which rows smoothing mixes (`bleepdb.imputation.mixing`), or None.
+    reference_weights
+        (references,) what each weighs by its depth, or None.
     """
 
     found: Neighbours
@@ -47,6 +49,7 @@ class WeightRows:
     temperature: float
     ridge: float
     mixed: sp.csr_matrix | None
+    reference_weights: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.found.columns)
@@ -63,13 +66,14 @@ class WeightRows:
         ridge: float,
         adjacency: sp.csr_matrix | None = None,
         smoothing: float = 0.0,
+        reference_weights: NDArray[np.float64] | None = None,
     ) -> WeightRows:
         """Return W without smoothing, or with the rows of adjacent places mixed."""
         mixed = None
         if adjacency is not None and smoothing > 0:
             usable = np.asarray((found.columns >= 0).any(axis=1))
             mixed = mixing(adjacency, smoothing, usable)
-        return cls(found, vectors, keys, method, temperature, ridge, mixed)
+        return cls(found, vectors, keys, method, temperature, ridge, mixed, reference_weights)
 
     def _own(self, rows: NDArray[np.int64]) -> sp.csr_matrix:
         part = replace(self.found, columns=self.found.columns[rows], scores=self.found.scores[rows])
@@ -80,6 +84,7 @@ class WeightRows:
             method=self.method,
             temperature=self.temperature,
             ridge=self.ridge,
+            reference_weights=self.reference_weights,
         )
 
     def block(self, rows: slice) -> sp.csr_matrix:

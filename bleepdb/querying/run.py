@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 from bleepdb import names
 from bleepdb.atlas import fetch_profiles, pin
 from bleepdb.errors import AtlasCorruptError, AtlasMovedError, SpaceMismatchError
-from bleepdb.imputation import Aggregator
+from bleepdb.imputation import Aggregator, depth_weights
+from bleepdb.names import DEPTH_POWER
 from bleepdb.places import adjacency
 from bleepdb.profiles import low_rank_of, reference_groups
 from bleepdb.querying.familiar import familiar
@@ -130,6 +131,7 @@ class Run:
         else:
             refuse_damaged(self.atlas, self.collection, found.ids, model.key)
         temperature = float(chosen.temperature or card["temperature"])
+        depth_power = float(card.get(DEPTH_POWER, 0.0)) if method == "softmax" else 0.0
         near = card["smoothing"]
         share = float(near["weight"]) if chosen.smoothing is None else chosen.smoothing
         ring = None
@@ -140,6 +142,7 @@ class Run:
             found, self.vectors, keys,
             method=method, temperature=temperature, ridge=chosen.ridge,
             adjacency=ring, smoothing=share,
+            reference_weights=depth_weights(profiles.library_total, depth_power),
         )  # fmt: skip
         genes = choose_genes(chosen.genes, model, profiles)
         low_rank = low_rank_of(model) if chosen.denoise else None
@@ -148,6 +151,7 @@ class Run:
         usual = familiar(self.atlas, pinned, chosen, key=model.key)
         used = asdict(chosen) | {
             "method": method, "k": k, "temperature": temperature, "smoothing": share,
+            DEPTH_POWER: depth_power,
             "max_upsampling": (
                 chosen.max_upsampling if math.isfinite(chosen.max_upsampling) else None
             ),

@@ -187,6 +187,7 @@ def weigh(
     method: str,
     temperature: float,
     ridge: float,
+    reference_weights: NDArray[np.float64] | None = None,
 ) -> sp.csr_matrix:
     """Turn neighbours into W before smoothing, (n, references) CSR float32; see `METHODS`."""
     if method == LOCAL:
@@ -200,6 +201,7 @@ def weigh(
         n_references=len(neighbours.ids),
         method=method,
         temperature=temperature,
+        reference_weights=reference_weights,
     )
 
 

@@ -8,7 +8,14 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bleepdb.imputation import METHODS, effective_weights, local_weights, nearest, smooth
+from bleepdb.imputation import (
+    METHODS,
+    depth_weights,
+    effective_weights,
+    local_weights,
+    nearest,
+    smooth,
+)
 from bleepdb.imputation.smoothing import mixing
 from bleepdb.places import adjacency
 
@@ -204,3 +211,34 @@ def test_nearest_in_parts_and_refusals(monkeypatch):
         np.testing.assert_allclose(a, b, atol=1e-6)
     with pytest.raises(ValueError, match="nearest of"):
         nearest(queries, keys[:, :2], 5)
+
+
+def test_depth_multiplies_the_softmax_and_leaves_the_other_methods_alone():
+    rng = np.random.default_rng(3)
+    scores, columns = rng.normal(size=(5, 4)), np.array([[0, 2, 4, -1]] * 5)
+    totals = np.array([10, 1, 400, 7, 2500])
+    own = depth_weights(totals, 0.5)
+    W = effective_weights(
+        scores, columns, n_references=5, temperature=0.5, reference_weights=own
+    ).toarray()
+    wanted = np.zeros((5, 5))
+    wanted[:, [0, 2, 4]] = np.exp(scores[:, :3] / 0.5) * np.sqrt(totals[[0, 2, 4]])
+    wanted /= wanted.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(W, wanted, rtol=1e-5)
+    even = effective_weights(
+        scores, columns, n_references=5, method="average", reference_weights=own
+    )
+    np.testing.assert_allclose(even.toarray()[:, [0, 2, 4]], 1 / 3, rtol=1e-6)
+
+
+def test_no_power_is_no_weight_and_an_empty_spot_weighs_a_count_of_one():
+    assert depth_weights(np.array([0, 5]), 0.0) is None
+    np.testing.assert_allclose(depth_weights(np.array([0, 9]), 0.5), [1.0, 3.0])
+
+
+@pytest.mark.parametrize("own", [np.ones(2), np.array([1.0, 0.0, 1.0]), np.array([1, np.nan, 1])])
+def test_own_weights_must_be_positive_and_one_a_reference(own):
+    with pytest.raises(ValueError, match="own weight"):
+        effective_weights(
+            np.zeros((1, 3)), np.arange(3)[None], n_references=3, reference_weights=own
+        )
