@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from bleepdb.metrics import moran_per_gene
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import scipy.sparse as sp
     from numpy.typing import NDArray
 
     from bleepdb.panel import Panel
@@ -19,7 +22,9 @@ HVG: Final = "HVG"
 HVGD: Final = "HVGd"
 V50: Final = "V50"
 MG: Final = "MG"
-SIZES: Final = {HEG: 50, HVG: 1000, HVGD: 1000, V50: 50}
+SVG: Final = "SVG"
+ALL: Final = "ALL"
+SIZES: Final = {HEG: 50, HVG: 1000, HVGD: 1000, V50: 50, SVG: 50}
 DETECTED_SHARE: Final = 0.1
 
 # Breast epithelium and its HER2 programme, stroma, and immune cells.
@@ -117,7 +122,47 @@ def highly_variable(profiles: NDArray[np.float32], n: int) -> NDArray[np.bool_]:
     return np.asarray(np.nan_to_num(found, nan=-np.inf) >= known[min(n, len(known)) - 1])
 
 
-def choose(profiles: NDArray[np.float32], panel: Panel) -> dict[str, NDArray[np.int64]]:
+def spatial_variability(
+    profiles: NDArray[np.float32], rings: Sequence[sp.csr_matrix]
+) -> NDArray[np.float64]:
+    """Return Moran's I of each gene, in the mean over sections.
+
+    Within sections, for what separates whole sections is depth and stain as much as tissue.
+
+    Parameters
+    ----------
+    profiles
+        (spots, genes) log1p values, one section after the other.
+    rings
+        Adjacency of the spots of each section, in the same order.
+
+    Returns
+    -------
+    numpy.ndarray
+        (genes,) float64; a section where it is not defined counts as 0.
+
+    Raises
+    ------
+    ValueError
+        If the sections do not hold as many spots as there are profiles.
+    """
+    ends = np.cumsum([0, *(ring.shape[0] for ring in rings)]).tolist()
+    if ends[-1] != len(profiles):
+        message = f"{len(profiles)} profiles for {ends[-1]} places"
+        raise ValueError(message)
+    total = np.zeros(profiles.shape[1])
+    for ring, start in zip(rings, ends, strict=False):
+        found = moran_per_gene(profiles[start : start + ring.shape[0]], ring)
+        total += np.nan_to_num(found, nan=0.0)
+    return total / max(len(rings), 1)
+
+
+def choose(
+    profiles: NDArray[np.float32],
+    panel: Panel,
+    *,
+    rings: Sequence[sp.csr_matrix] | None = None,
+) -> dict[str, NDArray[np.int64]]:
     """Choose the gene sets of an evaluation from the profiles of its training sections.
 
     ``HEG`` the 50 genes of highest mean; ``HVG`` the 1,000 most variable (`highly_variable`);
@@ -127,12 +172,19 @@ def choose(profiles: NDArray[np.float32], panel: Panel) -> dict[str, NDArray[np.
     still says something else than the whole panel does; variable genes that tie with the last
     one come with it.
 
+    Where it is known which spots stand beside each other, two more: ``SVG`` the 50 of highest
+    Moran's I (`spatial_variability`) among genes detected in at least a tenth of the spots, for
+    the I of a gene that hardly any spot shows is noise; ``ALL`` the whole panel. Inner folds tune
+    without them, on the five that say different things.
+
     Parameters
     ----------
     profiles
-        (spots, genes) log1p values of training sections only.
+        (spots, genes) log1p values of training sections only, one section after the other.
     panel
         The genes of the columns.
+    rings
+        Adjacency of the spots of each section (`bleepdb.places.adjacency`), for SVG and ALL.
 
     Returns
     -------
@@ -142,7 +194,7 @@ def choose(profiles: NDArray[np.float32], panel: Panel) -> dict[str, NDArray[np.
     Raises
     ------
     ValueError
-        If the columns are not the panel's genes.
+        If the columns are not the panel's genes, or `rings` are not of these spots.
     """
     if profiles.shape[1] != len(panel):
         message = f"{profiles.shape[1]} columns for {len(panel)} genes"
@@ -161,6 +213,10 @@ def choose(profiles: NDArray[np.float32], panel: Panel) -> dict[str, NDArray[np.
         V50: top(profiles.var(axis=0, dtype=np.float64), SIZES[V50]),
         MG: np.sort([i for i in panel.find(MARKERS) if i >= 0]).astype(np.int64),
     }
+    if rings is not None:
+        alike = spatial_variability(profiles[:, detected], rings)
+        sets[SVG] = detected[top(alike, SIZES[SVG])]
+        sets[ALL] = np.arange(len(panel))
     return {k: v.astype(np.int64) for k, v in sets.items() if len(v)}
 
 

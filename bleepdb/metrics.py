@@ -161,6 +161,57 @@ def variance_ratio_per_gene(predicted: ArrayLike, truth: ArrayLike) -> NDArray[n
     return made
 
 
+def moran_per_gene(values: ArrayLike, adjacency: sp.csr_matrix) -> NDArray[np.float64]:
+    """Moran's I of each gene: how much adjacent places are alike.
+
+    ``n / S0 * sum_ij w_ij z_i z_j / sum_i z_i^2``, where z is centred and S0 the sum of weights;
+    about ``-1 / (n - 1)`` where places know nothing of each other, 1 at most where each place is
+    as its surroundings are.
+
+    Parameters
+    ----------
+    values
+        (n, g), one section. A place whose value is not finite is left out for that gene alone,
+        and so are its weights.
+    adjacency
+        (n, n) weights, as of `bleepdb.places.adjacency`. Places without any stay in the mean and
+        the variance.
+
+    Returns
+    -------
+    numpy.ndarray
+        (g,) float64. NaN where fewer than three places are left, where none of them are adjacent,
+        or where the gene is constant.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+
+    Notes
+    -----
+    Moran (1950), Biometrika 37:17-23.
+    """
+    x = np.asarray(values)
+    if x.ndim != 2 or adjacency.shape != (len(x), len(x)):
+        message = f"adjacency {adjacency.shape} for values {x.shape}: give (n, n) for (n, genes)"
+        raise ValueError(message)
+    weights = adjacency.astype(np.float64)
+    made = np.empty(x.shape[1])
+    for start in range(0, x.shape[1], GENES_A_BLOCK):
+        block = slice(start, start + GENES_A_BLOCK)
+        usable = np.isfinite(x[:, block])
+        z, flat = _centred(x[:, block], usable)
+        there = usable.astype(np.float64)
+        mass = (there * (weights @ there)).sum(axis=0)
+        power = (z * z).sum(axis=0)
+        count = usable.sum(axis=0)
+        defined = (count >= FEWEST_PAIRS) & ~flat & (mass > 0) & (power > 0)
+        alike = count * (z * (weights @ z)).sum(axis=0)
+        made[block] = np.where(defined, alike / np.where(defined, mass * power, 1.0), np.nan)
+    return made
+
+
 def noise_ceiling(
     counts: sp.csr_matrix | NDArray[Any],
     totals: NDArray[Any],
