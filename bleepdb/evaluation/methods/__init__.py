@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from bleepdb.evaluation.methods import bleep, neighbours, ridge
+from bleepdb.evaluation.methods import bleep, depth, histogene, neighbours, position, ridge, st_net
 from bleepdb.evaluation.methods.base import FeatureKind, Fold, Method
 from bleepdb.evaluation.methods.bleep import BLEEP_ALL, BLEEP_EQUAL, BLEEP_PUBLISHED
-from bleepdb.evaluation.methods.neighbours import KNN, KNN_K, MEAN
+from bleepdb.evaluation.methods.depth import DEPTH_EQUAL, DEPTH_PUBLISHED
+from bleepdb.evaluation.methods.histogene import HISTOGENE_EQUAL, HISTOGENE_PUBLISHED
+from bleepdb.evaluation.methods.neighbours import KNN, KNN_EQUAL, KNN_K, MEAN
+from bleepdb.evaluation.methods.position import POSITION, POSITION_EQUAL
+from bleepdb.evaluation.methods.recipes import bare_name, recipe_method
 from bleepdb.evaluation.methods.ridge import (
     RIDGE_ALPHA,
     RIDGE_EQUAL,
     RIDGE_PUBLISHED,
     RIDGE_RAW,
 )
+from bleepdb.evaluation.methods.st_net import STNET_EQUAL, STNET_PUBLISHED
 from bleepdb.training.recipes import fit
 
 if TYPE_CHECKING:
@@ -26,8 +31,12 @@ if TYPE_CHECKING:
 OURS: Final = "linear"
 BASELINES: Final = (
     neighbours.MEAN_METHOD,
+    *position.METHODS,
+    *depth.METHODS,
     *neighbours.METHODS,
     *ridge.METHODS,
+    *st_net.METHODS,
+    *histogene.METHODS,
     *bleep.METHODS,
 )
 
@@ -42,16 +51,27 @@ __all__ = [
     "BLEEP_ALL",
     "BLEEP_EQUAL",
     "BLEEP_PUBLISHED",
+    "DEPTH_EQUAL",
+    "DEPTH_PUBLISHED",
+    "HISTOGENE_EQUAL",
+    "HISTOGENE_PUBLISHED",
     "KNN",
+    "KNN_EQUAL",
     "KNN_K",
     "MEAN",
     "OURS",
+    "POSITION",
+    "POSITION_EQUAL",
     "RIDGE_ALPHA",
     "RIDGE_EQUAL",
     "RIDGE_PUBLISHED",
     "RIDGE_RAW",
+    "STNET_EQUAL",
+    "STNET_PUBLISHED",
     "FeatureKind",
     "Fold",
     "Method",
+    "bare_name",
     "fit_ours",
+    "recipe_method",
 ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal
 
-from bleepdb.training.recipes import fit
+from bleepdb.training.recipes import bleep, fit
 from bleepdb.training.recipes.linear import LinearSettings
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from bleepdb.encoders import Model
     from bleepdb.training import Pairs
+    from bleepdb.training.recipes.registry import Recipe
     from bleepdb.training.tuning import Target
 
 FeatureKind = Literal["none", "colour", "published", "ours"]
@@ -74,6 +75,18 @@ class Fold:
         return self.colour if features == COLOUR else self.ours
 
     @cached_property
+    def _fitted(self) -> dict[str, Model]:
+        return {}
+
+    def fitted(self, recipe: Recipe) -> Model:
+        """Return a recipe fitted on the training sections with our features, once a fold."""
+        if recipe.name not in self._fitted:
+            hyper = {"epochs": self.epochs} if recipe.name == bleep.NAME else None
+            made = recipe.fit(self.ours.inside, hyper=hyper, seed=self.seed)
+            self._fitted[recipe.name] = made
+        return self._fitted[recipe.name]
+
+    @cached_property
     def bleep_equal(self) -> Model:
         """BLEEP's heads on our features with our context, trained once for two rows."""
         return fit_bleep(self.ours.inside, self, equal=True)
@@ -83,7 +96,7 @@ def fit_bleep(pairs: Pairs, fold: Fold, *, equal: bool) -> Model:
     """Train BLEEP's heads as published, or with the standardised features and context of ours."""
     context = LinearSettings().context if equal else 0.0
     hyper = {"epochs": fold.epochs, "standardise": equal, "context": context}
-    return fit(pairs, "bleep", hyper=hyper, seed=fold.seed)
+    return fit(pairs, bleep.NAME, hyper=hyper, seed=fold.seed)
 
 
 @dataclass(frozen=True)
