@@ -67,4 +67,4 @@ def low_rank_of(model: Model) -> LowRank | None:
     """Return the model's low-rank map on genes, or None where it has none."""
     if model.components is None:
         return None
-    return LowRank(model.panel, model.profile_mean, model.components)
+    return LowRank(model.panel, model.profile_mean, model.components, model.readout)

@@ -49,6 +49,8 @@ def model_to_blobs(model: Model) -> dict[str, bytes]:
         tensors |= {f"{name}.{key}": value for key, value in tower.tensors().items()}
     if model.components is not None:
         tensors["components"] = model.components
+    if model.readout is not None:
+        tensors["readout"] = model.readout
     tensors |= {f"calibration.{name}": value for name, value in model.calibration.items()}
     whole = {name: np.ascontiguousarray(value) for name, value in sorted(tensors.items())}
     weights = safetensors.numpy.save(whole)
@@ -135,6 +137,7 @@ def model_from_blobs(blobs: Mapping[str, bytes], *, where: str | Path = "model")
             licence=card["licence"],
             scores=card["scores"],
             calibration=under("calibration."),
+            readout=tensors.get("readout"),
         )
     except KeyError as error:
         raise ModelError(f"lacks the tensor {error}", where=place, hint=_AGAIN) from error
@@ -146,6 +149,7 @@ def model_from_blobs(blobs: Mapping[str, bytes], *, where: str | Path = "model")
         and model.profile_tower.inputs == genes
         and model.image_tower.dimension == model.profile_tower.dimension == card["dimension"]
         and (model.components is None or model.components.shape[0] == genes)
+        and (model.readout is None or _same_shape(model.readout, model.components))
         and panel.digest == card["expression"]["panel_digest"]
         and card["expression"]["target_sum"] == TARGET_SUM
         and set(model.calibration) <= {"image", "expression"}
@@ -155,6 +159,10 @@ def model_from_blobs(blobs: Mapping[str, bytes], *, where: str | Path = "model")
     if not fits or model.space_id != card["space_id"]:
         raise ModelError("card and weights do not fit each other", where=where, hint=_AGAIN)
     return model
+
+
+def _same_shape(readout: NDArray[Any], components: NDArray[Any] | None) -> bool:
+    return components is not None and readout.shape == components.shape
 
 
 def _card(data: bytes, where: str) -> dict[str, Any]:

@@ -76,6 +76,11 @@ class Model:
     calibration
         ``image`` and ``expression`` embeddings of the canonical tiles and profiles; empty until
         `calibrated`.
+    weights_file
+        The backbone's weights, where they are no part of a library.
+    readout
+        (genes, rank) float32, what reads genes off the coordinates of the low-rank map
+        (`bleepdb.imputation.LowRank`); None: its components.
     """
 
     recipe: str
@@ -94,6 +99,7 @@ class Model:
     scores: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     weights_file: str | None = None
+    readout: NDArray[np.float32] | None = None
 
     @property
     def dimension(self) -> int:

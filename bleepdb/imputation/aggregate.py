@@ -103,7 +103,7 @@ class Aggregator:
         found = self.genes.match(low_rank.panel)
         self._mapped = found.left
         self._mean = low_rank.mean[found.right].astype(np.float64)
-        self._basis = low_rank.components[found.right].astype(np.float64)
+        self._basis = low_rank.loadings[found.right].astype(np.float64)
         self._coordinates = np.zeros((self.n_references, low_rank.components.shape[1]))
         placed = np.zeros(len(self.groups), dtype=bool)
         for i, group in enumerate(self.groups):

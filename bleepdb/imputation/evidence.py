@@ -134,7 +134,7 @@ def explain(
     part = np.full(row.shape[1], np.nan)
     basis, mean = None, 0.0
     if low_rank is not None and (place := _place(genes, gene, low_rank.panel)) is not None:
-        basis, mean = low_rank.components[place].astype(np.float64), low_rank.mean[place]
+        basis, mean = low_rank.loadings[place].astype(np.float64), low_rank.mean[place]
     for group in groups:
         if (place := _place(genes, gene, group.panel)) is not None:
             measured[group.columns] = _column(group, place)

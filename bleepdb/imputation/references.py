@@ -71,7 +71,7 @@ class Group:
 class LowRank:
     """A fixed linear map on genes that keeps what the training profiles have in common.
 
-    A profile y becomes ``mean + (y - mean) U U'``. Noise of single genes is lost on the way, and
+    A profile y becomes ``mean + (y - mean) U R'``. Noise of single genes is lost on the way, and
     as the map is linear the result stays an exact sum over references.
 
     Parameters
@@ -81,12 +81,15 @@ class LowRank:
     mean
         (genes,) float32, the mean log1p profile of the training spots.
     components
-        (genes, rank) float32 with orthonormal columns: U.
+        (genes, rank) float32 with orthonormal columns: U, which gives the coordinates.
+    readout
+        (genes, rank) float32: R, which reads genes off coordinates. None: R = U, the projection.
     """
 
     panel: Panel
     mean: NDArray[np.float32]
     components: NDArray[np.float32]
+    readout: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         if self.mean.shape != (len(self.panel),) or self.components.shape[0] != len(self.panel):
@@ -95,6 +98,14 @@ class LowRank:
                 f"for {len(self.panel)} genes"
             )
             raise ValueError(message)
+        if self.loadings.shape != self.components.shape:
+            message = f"a readout {self.loadings.shape} for components {self.components.shape}"
+            raise ValueError(message)
+
+    @property
+    def loadings(self) -> NDArray[np.float32]:
+        """What reads genes off coordinates, (genes, rank) float32."""
+        return self.components if self.readout is None else self.readout
 
     def projection(self, panel: Panel) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
         """Return what turns profiles on a panel into coordinates: ``(x - mean) P``.

@@ -53,7 +53,7 @@ def request_of(query: Query, settings: QuerySettings, model: Model) -> str:
         "mask": _mask_of(query.mask),
     }
     parts: list[bytes | str] = [REQUEST, *(canonical_json(p) for p in (asked, of_model, of_query))]
-    parts += [_bytes(model.components), _bytes(model.profile_mean)]
+    parts += [_bytes(model.components), _bytes(model.readout), _bytes(model.profile_mean)]
     if query.spots is not None:
         parts += ["\n".join(query.spots.names.tolist()), _bytes(query.spots.xy_px)]
     return digest(*parts)

@@ -56,6 +56,7 @@ def model(backbone):
             "sections": [{"section": "s", "donor": "d", "digest": "a" * 64, "spots": 4}],
             "pitch_um": 100.0, "seed": 0,
         },
+        readout=rng.normal(size=(30, 5)).astype(np.float32),
     )  # fmt: skip
     return made.calibrated(backbone)
 

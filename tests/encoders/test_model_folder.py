@@ -45,6 +45,7 @@ def test_a_model_comes_back_as_it_was(model, folder):
     np.testing.assert_array_equal(again.embed_images(x, places), model.embed_images(x, places))
     np.testing.assert_array_equal(again.embed_profiles(y), model.embed_profiles(y))
     np.testing.assert_array_equal(again.components, model.components)
+    np.testing.assert_array_equal(again.readout, model.readout)
     np.testing.assert_array_equal(again.profile_mean, model.profile_mean)
     assert again.retrieval == model.retrieval
     assert again.training == model.training
@@ -119,6 +120,12 @@ def test_calibration_that_cannot_be_compared_is_refused(model, kind):
     blobs = model_to_blobs(replace(model, calibration=wrong))
     with pytest.raises(ModelError):
         model_from_blobs(blobs)
+
+
+def test_a_readout_without_its_components_is_refused(model):
+    for wrong in (replace(model, components=None), replace(model, readout=model.readout[:, :2])):
+        with pytest.raises(ModelError, match="fit"):
+            model_from_blobs(model_to_blobs(wrong))
 
 
 @pytest.mark.parametrize("name", [CARD, WEIGHTS])

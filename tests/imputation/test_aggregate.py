@@ -50,7 +50,9 @@ def world(seed=0, signed=False, n=9, mixed=True):
         W = local_weights(rng.normal(size=(n, 3)).astype(np.float32), keys, columns, ridge=0.1)
         assert (W.data < 0).any()
     basis, _ = np.linalg.qr(rng.normal(size=(6, 2)))
-    low_rank = LowRank(MODEL, rng.gamma(1.0, 1.0, 6).astype(np.float32), basis.astype(np.float32))
+    mean = rng.gamma(1.0, 1.0, 6).astype(np.float32)
+    other = rng.normal(size=(6, 2)).astype(np.float32) if seed % 2 else None
+    low_rank = LowRank(MODEL, mean, basis.astype(np.float32), other)
     return groups, W, low_rank
 
 
@@ -91,7 +93,8 @@ def brute(groups, W, low_rank=None):
             w = among(np.isfinite(X[:, g]) & np.isfinite(C).all(1))
             if len(near) and w is not None:
                 y = w @ np.nan_to_num(C[near])
-                made[i, g] = low_rank.mean[j] + y @ low_rank.components[j].astype(np.float64)
+                read = low_rank.components if low_rank.readout is None else low_rank.readout
+                made[i, g] = low_rank.mean[j] + y @ read[j].astype(np.float64)
                 denoised[i] = True
     return made, denoised
 
@@ -290,6 +293,8 @@ def test_what_does_not_fit_is_refused():
         Group(ALL, np.arange(3), sp.csr_matrix((3, 5)))
     with pytest.raises(ValueError, match="genes"):
         LowRank(ALL, low_rank.mean, low_rank.components)
+    with pytest.raises(ValueError, match="readout"):
+        LowRank(MODEL, low_rank.mean, low_rank.components, low_rank.components[:, :1])
 
 
 def test_effective_numbers():
