@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bleepdb import gene_sets
+from bleepdb.metrics import moran_per_gene
 from bleepdb.normalise import log1p_cp10k
 from bleepdb.panel import Panel
+from bleepdb.places import adjacency
 
 
 def drawn(n=60, g=400, seed=0):
@@ -134,3 +136,52 @@ def test_mitochondrial_and_ribosomal_genes_are_told_by_name():
     left = gene_sets.without_mito_ribo(sets, panel)
     assert left.keys() == {"a"}
     assert panel.take(left["a"]).symbols == names[8:]
+
+
+def rings_of(sides):
+    made = []
+    for side in sides:
+        at = np.arange(side) * 100.0
+        xy = np.stack(np.meshgrid(at, at), -1).reshape(-1, 2)
+        made.append(adjacency(xy, inner_um=1, outer_um=110))
+    return made
+
+
+def test_without_places_the_sets_are_the_five_that_tuning_takes():
+    profiles, panel = drawn(n=52), panel_of(400)
+    alone = gene_sets.choose(profiles, panel)
+    with_places = gene_sets.choose(profiles, panel, rings=rings_of((6, 4)))
+    assert with_places.keys() - alone.keys() == {"SVG", "ALL"}
+    for name, genes in alone.items():
+        np.testing.assert_array_equal(with_places[name], genes)
+    assert with_places["ALL"].tolist() == list(range(400))
+
+
+def test_spatially_variable_genes_vary_in_space_within_sections():
+    profiles, rings = drawn(n=52, g=200), rings_of((6, 4))
+    slope = np.concatenate([np.repeat(np.arange(6.0), 6), np.repeat(np.arange(4.0), 4)])
+    profiles[:, 7] = slope
+    profiles[:, 8] = np.repeat([0.5, 9.0], [36, 16])  # tells sections apart, and no more
+    profiles[:, 9] = 0
+    profiles[0, 9] = 5.0  # in hardly any spot
+    found = gene_sets.spatial_variability(profiles, rings)
+    assert found.argmax() == 7
+    assert found[8] == 0
+    wanted = [
+        np.nan_to_num(moran_per_gene(profiles[rows], ring)) for rows, ring in
+        zip((slice(0, 36), slice(36, 52)), rings, strict=True)
+    ]  # fmt: skip
+    np.testing.assert_allclose(found, np.mean(wanted, axis=0))
+    chosen = gene_sets.choose(profiles, panel_of(200), rings=rings)["SVG"]
+    assert 7 in chosen
+    assert not {8, 9} & set(chosen.tolist())
+    assert len(chosen) == 50
+    detected = (profiles > 0).mean(axis=0) >= 0.1
+    assert detected[chosen].all()
+    others = np.setdiff1d(np.flatnonzero(detected), chosen)
+    assert found[others].max() <= found[chosen].min()
+
+
+def test_places_must_be_those_of_the_profiles():
+    with pytest.raises(ValueError, match="places"):
+        gene_sets.choose(drawn(n=50), panel_of(400), rings=rings_of((6, 4)))
