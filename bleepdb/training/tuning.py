@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from itertools import product
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -13,13 +14,14 @@ from bleepdb.metrics import mean_score, pearson_per_gene
 from bleepdb.places import adjacency
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from bleepdb.training.pairs import PairedSection, Pairs
 
 NO_FOLDS = "none (one section)"
+Candidate = TypeVar("Candidate")
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,76 @@ def inner_folds(pairs: Pairs) -> tuple[list[tuple[str, ...]], str]:
     return [], NO_FOLDS
 
 
+@dataclass(frozen=True)
+class Tuned(Generic[Candidate]):
+    """What inner folds chose, and what they chose from.
+
+    Attributes
+    ----------
+    chosen
+        One of the candidates, or what stands in where there are no folds.
+    by
+        What the folds were.
+    tried
+        Candidates and their mean scores over the folds, in the order given; empty without folds.
+    """
+
+    chosen: Candidate
+    by: str
+    tried: tuple[tuple[Candidate, float], ...] = ()
+
+    def of(self, kind: Callable[[Candidate], Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Return what was tried as the card keeps it; `kind` names a candidate's values."""
+        return [{"hyper": dict(kind(c)), "score": round(score, 6)} for c, score in self.tried]
+
+
+def choose_among(
+    pairs: Pairs,
+    candidates: Sequence[Candidate],
+    predict: Callable[[Target, Sequence[Candidate]], Iterable[NDArray[np.floating]]],
+    *,
+    otherwise: Candidate,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tuned[Candidate]:
+    """Choose among candidates by the mean score over inner folds.
+
+    Parameters
+    ----------
+    pairs
+        Training sections.
+    candidates
+        What to choose from: penalties, settings, anything that `predict` understands.
+    predict
+        Fits on a fold's inside and gives, for each candidate, values (spots, genes) of its
+        outside for the fold's genes.
+    otherwise
+        What to take where there are no inner folds: the cautious choice for new tissue.
+    progress
+        Called with (folds done, folds).
+
+    Raises
+    ------
+    ValueError
+        If there are no candidates.
+    """
+    if not candidates:
+        message = "nothing to choose from"
+        raise ValueError(message)
+    folds, by = inner_folds(pairs)
+    if not folds:
+        return Tuned(otherwise, by)
+    scores = np.zeros(len(candidates))
+    for number, held in enumerate(folds):
+        inside = pairs.subset([n for n in pairs.names if n not in held])
+        target = Target(inside, pairs.subset(held))
+        scores += [target.score(values) for values in predict(target, candidates)]
+        if progress is not None:
+            progress(number + 1, len(folds))
+    means = (scores / len(folds)).tolist()
+    best = candidates[int(scores.argmax())]
+    return Tuned(best, by, tuple(zip(candidates, means, strict=True)))
+
+
 def choose_penalty(
     pairs: Pairs,
     candidates: Sequence[float],
@@ -94,15 +166,8 @@ def choose_penalty(
 
     Parameters
     ----------
-    pairs
-        Training sections.
-    candidates
-        Penalties.
-    predict
-        Fits on a fold's inside and gives, for each candidate, values (spots, genes) of its
-        outside for the fold's genes.
-    progress
-        Called with (folds done, folds).
+    pairs, candidates, predict, progress
+        As `choose_among`.
 
     Returns
     -------
@@ -110,17 +175,78 @@ def choose_penalty(
         The penalty, and what the folds were. Without folds: the largest candidate, which is the
         cautious one for new tissue.
     """
-    folds, by = inner_folds(pairs)
-    if not folds:
-        return float(max(candidates)), by
-    scores = np.zeros(len(candidates))
-    for number, held in enumerate(folds):
-        inside = pairs.subset([n for n in pairs.names if n not in held])
-        target = Target(inside, pairs.subset(held))
-        scores += [target.score(values) for values in predict(target, candidates)]
-        if progress is not None:
-            progress(number + 1, len(folds))
-    return float(candidates[int(scores.argmax())]), by
+    found = choose_among(pairs, candidates, predict, otherwise=max(candidates), progress=progress)
+    return float(found.chosen), found.by
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a prediction.
+
+    Attributes
+    ----------
+    reads
+        Names of the hyperparameters that this step depends on.
+    run
+        Takes what the step before gave (None for the first) and the settings.
+    """
+
+    reads: tuple[str, ...]
+    run: Callable[[Any, Any], Any]
+
+
+def staged(candidates: Sequence[Any], stages: Sequence[Stage]) -> Iterator[Any]:
+    """Run the same steps for each candidate, and none of them twice for the same values.
+
+    Parameters
+    ----------
+    candidates
+        Settings. Those that agree in what early steps read are best put side by side, as `grid`
+        does: of each step only the last result is kept.
+    stages
+        The steps, in order.
+
+    Yields
+    ------
+    Any
+        What the last step gives, for each candidate.
+    """
+    keys: list[tuple[Any, ...]] = []
+    results: list[Any] = []
+    for candidate in candidates:
+        for number, stage in enumerate(stages):
+            key = tuple(getattr(candidate, name) for name in stage.reads)
+            if number < len(keys) and keys[number] == key:
+                continue
+            del keys[number:], results[number:]
+            results.append(stage.run(results[-1] if results else None, candidate))
+            keys.append(key)
+        yield results[-1]
+
+
+def grid(settings: Candidate, choices: Mapping[str, str]) -> tuple[Candidate, ...]:
+    """Return settings with every combination of the values that are to be chosen.
+
+    Parameters
+    ----------
+    settings
+        A dataclass.
+    choices
+        Field -> field of its candidates, early steps first; the last varies fastest. A field
+        whose default is None is chosen unless it is given; one with a value of its own is chosen
+        where it has candidates.
+    """
+    defaults = {f.name: f.default for f in fields(settings)}  # type: ignore[arg-type] # a dataclass
+    tried = {
+        name: getattr(settings, several)
+        for name, several in choices.items()
+        if getattr(settings, several)
+        and (getattr(settings, name) is None or defaults[name] is not None)
+    }
+    return tuple(
+        replace(settings, **dict(zip(tried, values, strict=True)))  # type: ignore[type-var] # a dataclass
+        for values in product(*tried.values())
+    )
 
 
 def smoothed(

@@ -48,11 +48,12 @@ def test_equals_the_steps_written_plainly(pairs_of):
     x, q = (x - centre) / spread * weigh, (q - centre) / spread * weigh
     axes = np.linalg.svd(x, full_matrices=False)[2][:10].T
 
-    y = []
+    y, depth = [], []
     for s in inside.sections:
         dense = s.counts.toarray()
+        depth.append(dense.sum(1))
         y.append(np.log1p(1e4 * dense / dense.sum(1, keepdims=True)))
-    y = np.vstack(y)
+    y, depth = np.vstack(y), np.concatenate(depth)
     mean = y.mean(0)
     loadings = np.linalg.svd(y - mean, full_matrices=False)[2][:6].T
     scores = (y - mean) @ loadings
@@ -69,7 +70,7 @@ def test_equals_the_steps_written_plainly(pairs_of):
     values = np.empty((len(q), y.shape[1]))
     for i, row in enumerate(similar):
         best = np.argsort(-row)[:20]
-        w = np.exp((row[best] - row[best].max()) / 0.1)
+        w = np.exp((row[best] - row[best].max()) / 0.1) * np.sqrt(depth[best])
         values[i] = w @ y[best] / w.sum()
     places = outside.sections[0].positions_um
     values = 0.7 * values + 0.3 * neighbours_mean(values, places)
@@ -156,7 +157,37 @@ def test_the_penalty_is_the_one_of_the_best_inner_score(pairs_of):
             )
             for a in SMALL["alphas"]
         ]
-    assert linear.tune(pairs, settings)[0] == SMALL["alphas"][int(total.argmax())]
+    tuned = linear.tune(pairs, settings)
+    assert tuned.chosen.alpha == SMALL["alphas"][int(total.argmax())]
+    assert [c.alpha for c, _ in tuned.tried] == SMALL["alphas"]
+    np.testing.assert_allclose([score for _, score in tuned.tried], total / 3, atol=1e-5)
+
+
+def test_several_hyperparameters_are_chosen_together_and_recorded(pairs_of):
+    pairs = pairs_of("a", "b")
+    choices = {"alphas": [1.0, 1e3], "temperatures": [0.05, 0.3], "smoothings": [0.0, 0.3, 0.6]}
+    model = fit(pairs, hyper=SMALL | choices)
+    tried = model.training["tried"]
+    assert len(tried) == 12
+    assert all(list(t["hyper"]) == list(linear.CHOICES) for t in tried)
+    one_by_one = []
+    for entry in tried:
+        settings = LinearSettings(**SMALL | entry["hyper"])
+        folds = [
+            Target(pairs.subset([inside]), pairs.subset([outside]))
+            for inside, outside in (("s1", "s0"), ("s0", "s1"))
+        ]
+        found = [Folded.of(t, settings).predict(settings.alpha) for t in folds]
+        one_by_one.append(np.mean([t.score(v) for t, v in zip(folds, found, strict=True)]))
+    np.testing.assert_allclose([t["score"] for t in tried], one_by_one, atol=1e-6)
+    best = tried[int(np.argmax(one_by_one))]["hyper"]
+    assert {name: model.hyper[name] for name in best} == best
+    assert model.retrieval["temperature"] == best["temperature"]
+    assert model.retrieval["smoothing"]["weight"] == best["smoothing"]
+    assert model.hyper["depth_power"] == 0.5  # without candidates it stays
+    given = fit(pairs, hyper=SMALL | {"alpha": 5.0})
+    assert given.training["inner_folds"] == "given"
+    assert "tried" not in given.training
 
 
 def test_one_section_has_no_inner_folds_and_takes_the_largest_penalty(pairs_of):

@@ -7,7 +7,8 @@
 3. The image tower is a ridge from (1) to (2). Its penalty is chosen on inner folds that leave one
    donor out, or one section where all are of one donor.
 4. Keys of the atlas are reference *images* through the same tower.
-5. A place takes the softmax-weighted mean of its nearest spots' profiles,
+5. A place takes the softmax-weighted mean of its nearest spots' profiles, each times a power of
+   its counts: deeper spots are measured better,
 6. projected on the first 20 components, and
 7. mixed with 0.3 of the mean over adjacent places.
 
@@ -16,27 +17,44 @@ Everything that is fitted is fitted on the training sections.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from bleepdb.encoders import Affine, Context, Model
 from bleepdb.encoders.towers import unit
-from bleepdb.imputation import effective_weights, nearest
+from bleepdb.imputation import depth_weights, effective_weights, nearest
 from bleepdb.names import IMAGE
 from bleepdb.training.affine import ImageAxes, image_axes, principal_axes, with_context
-from bleepdb.training.recipes.settings import MAX_CONTEXT, require, settings_from
-from bleepdb.training.tuning import Target, choose_penalty, smoothed
+from bleepdb.training.recipes import card
+from bleepdb.training.recipes.settings import (
+    MAX_CONTEXT,
+    MAX_DEPTH_POWER,
+    as_json,
+    require,
+    settings_from,
+)
+from bleepdb.training.tuning import Stage, Target, Tuned, choose_among, grid, smoothed, staged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from bleepdb.training.pairs import Pairs
 
+    Found = tuple[NDArray[np.float32], NDArray[np.int64]]
+
 NAME: Final = "linear"
+CHOICES: Final = {
+    "alpha": "alphas",
+    "temperature": "temperatures",
+    "depth_power": "depth_powers",
+    "smoothing": "smoothings",
+}
+"""What inner folds may choose, in the order of the steps, and where its candidates stand."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +73,16 @@ class LinearSettings:
         for a new donor.
     k, temperature
         Neighbours and their softmax.
+    depth_power
+        A neighbour's weight is multiplied by this power of its counts.
     low_rank
         Components that are kept of an imputed profile.
     context, smoothing
         Weight of adjacent places in the features, and in the result.
     ring
         Inner and outer radius of what is adjacent, as multiples of the training pitch.
+    temperatures, depth_powers, smoothings
+        Candidates for inner folds; where there are none the value stays.
     """
 
     axes: int = 256
@@ -70,10 +92,14 @@ class LinearSettings:
     alphas: tuple[float, ...] = (3e2, 1e3, 3e3, 1e4)
     k: int = 200
     temperature: float = 0.1
+    depth_power: float = 0.5
     low_rank: int = 20
     context: float = 0.5
     smoothing: float = 0.3
     ring: tuple[float, float] = (0.5, 1.5)
+    temperatures: tuple[float, ...] = ()
+    depth_powers: tuple[float, ...] = ()
+    smoothings: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         require(
@@ -85,10 +111,14 @@ class LinearSettings:
             alphas=len(self.alphas) > 0 and min(self.alphas) > 0,
             k=self.k >= 1,
             temperature=self.temperature > 0,
+            depth_power=0 <= self.depth_power <= MAX_DEPTH_POWER,
             low_rank=self.low_rank >= 0,
             context=0 <= self.context <= MAX_CONTEXT,
             smoothing=0 <= self.smoothing <= 1,
             ring=0 <= self.ring[0] < self.ring[1],
+            temperatures=all(t > 0 for t in self.temperatures),
+            depth_powers=all(0 <= p <= MAX_DEPTH_POWER for p in self.depth_powers),
+            smoothings=all(0 <= w <= 1 for w in self.smoothings),
         )
 
 
@@ -169,6 +199,11 @@ class Folded:
         queries = (with_context(target.outside, context) - axes.mean) @ axes.projection
         return cls(target, settings, axes, profile_components(target.inside, settings), queries)
 
+    @cached_property
+    def totals(self) -> NDArray[np.float64]:
+        """(training spots,) float64, the counts of each."""
+        return totals_of(self.target.inside)
+
     def predict(self, alpha: float, order: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
         """Fit and impute the held-out spots for the target's genes.
 
@@ -184,23 +219,76 @@ class Folded:
         numpy.ndarray
             (held-out spots, target genes) float64 log1p values.
         """
-        of, settings = self.components, self.settings
-        scores = of.scores if order is None else of.scores[order]
-        tower = self.axes.solve(scores / of.spread, alpha)
-        keys = unit((self.axes.scores @ tower).astype(np.float32))
-        found = nearest(unit((self.queries @ tower).astype(np.float32)), keys, settings.k)
-        W = effective_weights(
-            *found, n_references=len(keys), method="softmax", temperature=settings.temperature
-        )
-        rank = min(settings.low_rank, scores.shape[1]) or scores.shape[1]
-        means = smoothed(
-            np.asarray(W @ scores[:, :rank]),
-            self.target.outside.sections,
-            ring_um=ring_um(self.target.inside, settings),
-            weight=settings.smoothing,
-        )
-        genes = self.target.genes
-        return np.asarray(of.mean[genes] + means @ of.axes[genes, :rank].T)
+        return next(self.predict_each([replace(self.settings, alpha=alpha)], order))
+
+    def predict_each(
+        self, candidates: Sequence[LinearSettings], order: NDArray[np.int64] | None = None
+    ) -> Iterator[NDArray[np.float64]]:
+        """Do the same for settings that differ in what `CHOICES` names."""
+        of = self.components
+        scores, totals = of.scores, self.totals
+        if order is not None:
+            scores, totals = scores[order], totals[order]
+        rank = min(self.settings.low_rank, scores.shape[1]) or scores.shape[1]
+
+        def neighbours(_: None, chosen: LinearSettings) -> Found:
+            assert chosen.alpha is not None  # noqa: S101 - a candidate has one
+            tower = self.axes.solve(scores / of.spread, chosen.alpha)
+            keys = unit((self.axes.scores @ tower).astype(np.float32))
+            return nearest(unit((self.queries @ tower).astype(np.float32)), keys, chosen.k)
+
+        def average(found: Found, chosen: LinearSettings) -> NDArray[np.float64]:
+            W = effective_weights(
+                *found,
+                n_references=len(scores),
+                method="softmax",
+                temperature=chosen.temperature,
+                reference_weights=depth_weights(totals, chosen.depth_power),
+            )
+            return np.asarray(W @ scores[:, :rank])
+
+        def finish(means: NDArray[np.float64], chosen: LinearSettings) -> NDArray[np.float64]:
+            return to_genes(self.target, of, means, chosen)
+
+        stages = [
+            Stage(("alpha",), neighbours),
+            Stage(("temperature", "depth_power"), average),
+            Stage(("smoothing",), finish),
+        ]
+        return staged(candidates, stages)
+
+
+def totals_of(pairs: Pairs) -> NDArray[np.float64]:
+    """Return all counts of each training spot, (spots,) float64."""
+    return np.concatenate(
+        [np.asarray(s.counts.sum(axis=1), dtype=np.float64).ravel() for s in pairs.sections]
+    )
+
+
+def to_genes(
+    target: Target, of: Components, means: NDArray[np.floating], settings: LinearSettings
+) -> NDArray[np.float64]:
+    """Smooth imputed components of the held-out spots and take them to the target's genes.
+
+    Parameters
+    ----------
+    target
+        The fold.
+    of
+        Components of its training profiles.
+    means
+        (held-out spots, r) imputed scores on the first r of them.
+    settings
+        With the ring and the smoothing.
+    """
+    near = smoothed(
+        means,
+        target.outside.sections,
+        ring_um=ring_um(target.inside, settings),
+        weight=settings.smoothing,
+    )
+    axes = of.axes[target.genes, : near.shape[1]]
+    return np.asarray(of.mean[target.genes] + near @ axes.T)
 
 
 def fit(
@@ -237,20 +325,17 @@ def fit(
         If a hyperparameter is unknown or out of range.
     """
     settings = settings_from(LinearSettings, hyper, NAME)
-    by = "given"
-    if settings.alpha is None:
-        alpha, by = tune(pairs, settings, progress=progress)
-        settings = replace(settings, alpha=alpha)
-    assert settings.alpha is not None  # noqa: S101 - set just now
+    tuned = tune(pairs, settings, progress=progress)
+    settings = tuned.chosen
+    assert settings.alpha is not None  # noqa: S101 - chosen just now
     context = context_of(pairs, settings)
     on = axes or image_axes(pairs, context, settings.axes)
     of = profile_components(pairs, settings)
     matrix = on.projection @ on.solve(of.scores / of.spread, settings.alpha)
     rank = min(settings.low_rank, of.axes.shape[1])
-    inner, outer = ring_um(pairs, settings)
     return Model(
         recipe=NAME,
-        hyper={**asdict(settings), "alphas": list(settings.alphas), "ring": list(settings.ring)},
+        hyper=as_json(settings),
         feature_spec=pairs.feature_spec,
         context=context,
         image_tower=Affine(on.mean.astype(np.float32), matrix.astype(np.float32)),
@@ -259,22 +344,22 @@ def fit(
         profile_mean=of.mean.astype(np.float32),
         components=of.axes[:, :rank].astype(np.float32) if rank else None,
         key=IMAGE,
-        retrieval={
-            "method": "softmax",
-            "k": settings.k,
-            "temperature": settings.temperature,
-            "smoothing": {"inner_um": inner, "outer_um": outer, "weight": settings.smoothing},
-        },
-        training={
-            "sections": [
-                {"section": s.section, "donor": s.donor, "digest": s.digest, "spots": len(s)}
-                for s in pairs.sections
-            ],
-            "pitch_um": pairs.pitch_um,
-            "seed": seed,
-            "inner_folds": by,
-        },
+        retrieval=card.retrieval(
+            k=settings.k,
+            temperature=settings.temperature,
+            ring_um=ring_um(pairs, settings),
+            smoothing=settings.smoothing,
+            depth_power=settings.depth_power,
+        ),
+        training=card.training(
+            pairs, seed=seed, by=tuned.by, more={"tried": tuned.of(chosen_values)}
+        ),
     )
+
+
+def chosen_values(settings: LinearSettings) -> dict[str, Any]:
+    """Return what inner folds may choose, by name."""
+    return {name: getattr(settings, name) for name in CHOICES}
 
 
 def tune(
@@ -282,14 +367,27 @@ def tune(
     settings: LinearSettings,
     *,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[float, str]:
-    """Choose the ridge penalty on inner folds, with the whole of the recipe behind each score.
+) -> Tuned[LinearSettings]:
+    """Choose what is open on inner folds, with the whole of the recipe behind each score.
 
-    Returns and parameters as `bleepdb.training.tuning.choose_penalty`.
+    Parameters
+    ----------
+    pairs
+        Training sections.
+    settings
+        With candidates.
+    progress
+        Called with (folds done, folds).
     """
+    candidates = grid(settings, CHOICES)
+    if len(candidates) == 1:
+        return Tuned(candidates[0], card.GIVEN)
 
-    def predict(target: Target, alphas: Sequence[float]) -> list[NDArray[np.float64]]:
-        folded = Folded.of(target, settings)
-        return [folded.predict(alpha) for alpha in alphas]
+    def predict(
+        target: Target, candidates: Sequence[LinearSettings]
+    ) -> Iterator[NDArray[np.float64]]:
+        return Folded.of(target, settings).predict_each(candidates)
 
-    return choose_penalty(pairs, settings.alphas, predict, progress=progress)
+    alpha = max(settings.alphas) if settings.alpha is None else settings.alpha
+    otherwise = replace(settings, alpha=alpha)
+    return choose_among(pairs, candidates, predict, otherwise=otherwise, progress=progress)

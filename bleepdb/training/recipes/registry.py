@@ -253,20 +253,22 @@ def _checked(found: object, where: Path | str) -> Recipe:
 
 def _fault(recipe: Recipe) -> str | None:
     """Tell what is wrong with a recipe, or None."""
-    name, about = recipe.name, recipe.about
+    name: object = recipe.name  # a dataclass does not check what it is given
+    about: object = recipe.about
+    settings: object = recipe.settings
     if not isinstance(name, str) or not name.replace("-", "_").isidentifier():
         return f"has no one-word name, but {name!r}"
     if name in RECIPES:
         return f"takes the name {name!r}, which is built in"
     if not isinstance(about, str) or not about.strip() or "\n" in about:
         return "says nothing about itself in one line"
-    if not isinstance(recipe.settings, type) or not is_dataclass(recipe.settings):
+    if not isinstance(settings, type) or not is_dataclass(settings):
         return "has settings that are no dataclass"
     try:
-        recipe.settings()
+        settings()
     except Exception as error:  # noqa: BLE001 - the class is anyone's
         return f"has settings without usable defaults ({_line(error)})"
-    if any(not f.init for f in fields(recipe.settings)):
+    if any(not f.init for f in fields(settings)):
         return "has settings that cannot be given"
     try:
         inspect.signature(recipe.fit).bind(None, hyper=None, seed=0, progress=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from bleepdb.errors import InputError
@@ -11,8 +11,11 @@ from bleepdb.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from _typeshed import DataclassInstance
+
 Settings = TypeVar("Settings")
 MAX_CONTEXT: Final = 10.0  # as the schema of the model card
+MAX_DEPTH_POWER: Final = 2.0  # the same
 
 
 def settings_from(kind: type[Settings], hyper: Mapping[str, Any] | None, recipe: str) -> Settings:
@@ -48,6 +51,11 @@ def settings_from(kind: type[Settings], hyper: Mapping[str, Any] | None, recipe:
         if isinstance(value, list):
             given[name] = tuple(value)
     return kind(**given)
+
+
+def as_json(settings: DataclassInstance) -> dict[str, Any]:
+    """Return settings as the card keeps them: tuples as lists."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
 
 
 def _is(value: object, declared: str) -> bool:
