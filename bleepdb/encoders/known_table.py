@@ -338,8 +338,8 @@ TABLE: Final = (
         licence="Apache-2.0",
         paper="https://arxiv.org/abs/2406.05074",
         source=TRIDENT,
-        note="its MLP is that of Hibou-B at this width, not confirmed: where it differs, the "
-        "weights are refused",
+        note="its MLP is that of Hibou-B at this width, which its published size (303.7 million) "
+        "fits; where it differs, the weights are refused",
         **HIBOU,
     ),
     _kaiko("vits16", "vit_small_patch16_224", 384, "ViT-S/16, DINO"),

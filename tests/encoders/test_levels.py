@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from bleepdb.encoders import FeatureSpec, load_backbone
+from bleepdb.encoders import FeatureSpec, default_tile_px, load_backbone
 from bleepdb.errors import ModelError
 from bleepdb.tissue import TileGeometry
 
@@ -53,6 +53,13 @@ def tiny_clip(tmp_path_factory) -> str:
         ("timm:test_vit", 160, 64, 3 * 3 * 64),
         ("timm:vit_tiny_patch16_224", 224, 192, 3 * 3 * 192),
         ("timm:test_efficientnet", 64, 256, 2 * (32 + 48 + 64)),
+        ("timm:convnextv2_atto", 64, 320, 2 * (80 + 160 + 320)),
+        ("timm:mobilenetv3_small_050", 64, 1024, 2 * (16 + 24 + 24 + 48 + 288)),
+        ("timm:regnetx_002", 64, 368, 2 * (56 + 152 + 368)),
+        ("timm:swin_tiny_patch4_window7_224", 224, 768, 2 * (192 + 384 + 768)),
+        ("timm:deit_tiny_distilled_patch16_224", 224, 192, 3 * 3 * 192),
+        ("timm:xcit_nano_12_p16_224", 224, 128, 2 * 12 * 128),
+        ("timm:test_vit?reg_tokens=4&dynamic_img_size=true&img_size=64", 96, 64, 3 * 3 * 64),
     ],
 )
 def test_levels_have_the_stated_widths(spec, px, penultimate, multilevel):
@@ -72,6 +79,75 @@ def test_an_open_clip_tower_gives_both_levels(tiny_clip):
     assert backbone.tile_px == 64
     assert backbone.features(tiles(2, 64), "penultimate").shape == (2, 32)
     assert backbone.features(tiles(2, 64), "multilevel").shape == (2, 3 * 3 * 64)
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory) -> None:
+    """Small models of open_clip's other image towers: ResNet, CoCa, and one of timm."""
+    text = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
+    seen = {"image_size": 64, "layers": 4, "width": 64, "head_width": 32, "patch_size": 16}
+    timm_tower = {
+        "timm_model_name": "test_convnext", "timm_model_pretrained": False, "timm_pool": "avg",
+        "timm_proj": "linear", "image_size": 64,
+    }  # fmt: skip
+    coca = seen | {"attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}
+    heads = {"dim_head": 16, "heads": 2}
+    folder = tmp_path_factory.mktemp("towers")
+    for name, config in {
+        "resnet": {"vision_cfg": seen | {"layers": [1, 1, 1, 1], "width": 16}, "text_cfg": text},
+        "coca": {
+            "vision_cfg": coca,
+            "text_cfg": text | {"embed_cls": True, "output_tokens": True},
+            "multimodal_cfg": text | {"attn_pooler_heads": 2} | heads,
+            "custom_text": True,
+        },
+        "timm": {"vision_cfg": timm_tower, "text_cfg": text},
+    }.items():
+        path = folder / f"bleepdb-test-{name}.json"
+        path.write_text(json.dumps({"embed_dim": 32, **config}))
+        open_clip.add_model_config(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "multilevel"),
+    [
+        ("resnet", 2 * (16 * 8 + 16 * 16 + 16 * 32)),
+        ("coca", 3 * 3 * 64),
+        ("timm", 2 * (32 + 48 + 64)),
+    ],
+)
+def test_other_towers_of_open_clip_give_both_levels(towers, name, multilevel):
+    backbone = untrained(f"open_clip:bleepdb-test-{name}")
+    shown = tiles(2, backbone.tile_px)
+    for levels, width in (("penultimate", 32), ("multilevel", multilevel)):
+        made = backbone.features(shown, levels)
+        assert made.shape == (2, width)
+        assert np.isfinite(made).all()
+        assert not np.array_equal(made[0], made[1])
+
+
+def test_a_transformer_of_any_size_gives_at_its_own_size_what_the_fixed_one_gives():
+    fixed = untrained("timm:test_vit")
+    free = untrained("timm:test_vit?dynamic_img_size=true")
+    assert (fixed.tile_px, free.tile_px, free.tile_step) == (160, None, 16)
+    assert fixed.weights_digest == free.weights_digest
+    shown = tiles(2, 160)
+    for levels in ("penultimate", "multilevel"):
+        np.testing.assert_allclose(
+            free.features(shown, levels), fixed.features(shown, levels), rtol=1e-5, atol=1e-6
+        )
+        assert free.features(tiles(2, 96), levels).shape == free.features(shown, levels).shape
+    with pytest.raises(ModelError, match="multiple of 16 px, not 100; set the tile size to 96 px"):
+        FeatureSpec.of(free, "penultimate", TileGeometry((100.0,), 100))
+    padded = untrained("timm:test_vit?dynamic_img_size=true&dynamic_img_pad=true")
+    assert padded.features(tiles(1, 100), "penultimate").shape == (1, 64)
+
+
+def test_tiles_have_the_encoder_s_own_size_else_224():
+    specs = ("timm:test_vit", "timm:test_resnet", "timm:test_vit?dynamic_img_size=true")
+    assert [default_tile_px(untrained(spec)) for spec in specs] == [160, 224, 224]
+    larger = untrained("timm:test_vit?img_size=64")
+    assert default_tile_px(larger) == 64
 
 
 def test_levels_of_lite0_are_means_and_spreads_of_blocks_2_to_6():
