@@ -8,9 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from bleepdb.evaluation.methods import bleep, depth, histogene, neighbours, position, ridge, st_net
+from bleepdb.evaluation.methods import (
+    bleep,
+    colour,
+    depth,
+    histogene,
+    neighbours,
+    position,
+    ridge,
+    st_net,
+)
 from bleepdb.evaluation.methods.base import FeatureKind, Fold, Method
 from bleepdb.evaluation.methods.bleep import BLEEP_ALL, BLEEP_EQUAL, BLEEP_PUBLISHED
+from bleepdb.evaluation.methods.colour import COLOUR_EQUAL, COLOUR_RAW
 from bleepdb.evaluation.methods.depth import DEPTH_EQUAL, DEPTH_PUBLISHED
 from bleepdb.evaluation.methods.histogene import HISTOGENE_EQUAL, HISTOGENE_PUBLISHED
 from bleepdb.evaluation.methods.neighbours import KNN, KNN_EQUAL, KNN_K, MEAN
@@ -33,6 +43,7 @@ BASELINES: Final = (
     neighbours.MEAN_METHOD,
     *position.METHODS,
     *depth.METHODS,
+    *colour.METHODS,
     *neighbours.METHODS,
     *ridge.METHODS,
     *st_net.METHODS,
@@ -51,6 +62,8 @@ __all__ = [
     "BLEEP_ALL",
     "BLEEP_EQUAL",
     "BLEEP_PUBLISHED",
+    "COLOUR_EQUAL",
+    "COLOUR_RAW",
     "DEPTH_EQUAL",
     "DEPTH_PUBLISHED",
     "HISTOGENE_EQUAL",

@@ -82,7 +82,7 @@ class Fold:
         """Return a recipe fitted on the training sections with our features, once a fold."""
         if recipe.name not in self._fitted:
             hyper = {"epochs": self.epochs} if recipe.name == bleep.NAME else None
-            made = recipe.fit(self.ours.inside, hyper=hyper, seed=self.seed)
+            made = recipe(self.ours.inside, hyper=hyper, seed=self.seed)
             self._fitted[recipe.name] = made
         return self._fitted[recipe.name]
 

@@ -88,6 +88,8 @@ class SpotTransformer(nn.Module):
             )
             for _ in range(shape.layers)
         ]  # fmt: skip
+        for one in layers:
+            one.self_attn.dropout = 0.0  # theirs drops what attention gives, not its weights
         self.layers = nn.Sequential(*layers)
         self.norm = nn.LayerNorm(shape.width)
         self.genes = nn.Linear(shape.width, outputs)
