@@ -91,8 +91,8 @@ def _show_one(known: KnownEncoder) -> None:
 
     found = _presence(known)
     fed = "as its own configuration says"
-    if known.mean is not None and known.std is not None:
-        mean, std = (", ".join(f"{v:g}" for v in x) for x in (known.mean, known.std))
+    if known.pixels is not None:
+        mean, std = (", ".join(f"{v:g}" for v in x) for x in known.pixels)
         fed = f"mean {mean}; SD {std}"
     facts = [
         ("use", f"--encoder {known.name}"),

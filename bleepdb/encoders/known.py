@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bleepdb.encoders.naming import KINDS, joined_spec, split_spec
 from bleepdb.errors import ModelError
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 Library = Literal["timm", "open_clip", "conch", "musk", "trident", "builtin"]
 Access = Literal["open", "gated", "on request", "package"]
 Layout = Literal["own", "open_clip", "vit", "dinov2", "clip"]
+
+
+class Pixels(NamedTuple):
+    """Pixel statistics, RGB in [0, 1]."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,8 @@ class KnownEncoder:
         Its name there, for a weights file without the hub; None where it is not confirmed.
     arguments
         What the constructor is given beyond its defaults; classes by name.
-    mean, std
-        Pixel statistics, RGB in [0, 1]; None: those of the library's own configuration.
+    pixels
+        What it is fed with; None: what the library's own configuration says.
     input_px
         Edge of the tiles that it was trained on or is fed with.
     mpp
@@ -79,8 +86,7 @@ class KnownEncoder:
     input_px: int
     source: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    pixels: Pixels | None = None
     mpp: float | None = None
     width: int | None = None
     feature: str = "class token"
@@ -103,8 +109,10 @@ class KnownEncoder:
     def to_json(self) -> dict[str, Any]:
         """Return the record as a JSON object."""
         made = {one.name: getattr(self, one.name) for one in fields(self)}
-        made = {k: list(v) if isinstance(v, tuple) else v for k, v in made.items()}
-        return made | {"arguments": dict(self.arguments)}
+        pixels = None if self.pixels is None else self.pixels._asdict()
+        return made | {
+            "arguments": dict(self.arguments), "files": list(self.files), "pixels": pixels,
+        }  # fmt: skip
 
 
 @cache

@@ -10,26 +10,19 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any, Final
 
-from bleepdb.encoders.known import KnownEncoder
+from bleepdb.encoders.known import KnownEncoder, Pixels
 
 TRIDENT: Final = (
     "https://github.com/mahmoodlab/TRIDENT/blob/main/trident/patch_encoder_models/load.py"
 )
 ZOO: Final = "https://github.com/rendeirolab/lazyslide-models/tree/main/src/lazyslide_models"
 HUB: Final = "https://huggingface.co"
-IMAGENET: Final = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-HALF: Final = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-CLIP: Final = {
-    "mean": (0.48145466, 0.4578275, 0.40821073),
-    "std": (0.26862954, 0.26130258, 0.27577711),
-}
-BIOPTIMUS: Final = {
-    "mean": (0.707223, 0.578729, 0.703617), "std": (0.211883, 0.230117, 0.177517),
-}  # fmt: skip
-HIBOU: Final = {"mean": (0.7068, 0.5755, 0.722), "std": (0.195, 0.2316, 0.1816)}
-LUNIT: Final = {
-    "mean": (0.70322989, 0.53606487, 0.66096631), "std": (0.21716536, 0.26081574, 0.20723464),
-}  # fmt: skip
+IMAGENET: Final = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF: Final = Pixels((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+CLIP: Final = Pixels((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+BIOPTIMUS: Final = Pixels((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
+HIBOU: Final = Pixels((0.7068, 0.5755, 0.722), (0.195, 0.2316, 0.1816))
+LUNIT: Final = Pixels((0.70322989, 0.53606487, 0.66096631), (0.21716536, 0.26081574, 0.20723464))
 NC_ND: Final = "CC-BY-NC-ND-4.0"
 TRANSFORMERS_FILES: Final = ("model.safetensors", "pytorch_model.bin")
 CLASS_AND_MEAN: Final = "class token and mean of the patch tokens"
@@ -54,7 +47,7 @@ def _kaiko(name: str, architecture: str, width: int, about: str, px: int = 224) 
         access="open",
         paper="https://arxiv.org/abs/2404.15217",
         source=TRIDENT,
-        **HALF,
+        pixels=HALF,
     )
 
 
@@ -75,7 +68,7 @@ def _lunit(name: str, architecture: str, hub: str, width: int, about: str) -> Kn
         access="open",
         paper="https://arxiv.org/abs/2212.04690",
         source=f"{HUB}/1aurent/{hub}",
-        **LUNIT,
+        pixels=LUNIT,
     )
 
 
@@ -106,7 +99,7 @@ TABLE: Final = (
         install="pip install 'bleepdb[imagenet]'",
         note="not a pathology encoder: what runs without a model hub",
         tried=True,
-        **HALF,
+        pixels=HALF,
     ),
     KnownEncoder(
         name="resnet50-imagenet",
@@ -122,7 +115,7 @@ TABLE: Final = (
         paper="https://arxiv.org/abs/1512.03385",
         source="https://github.com/bowang-lab/BLEEP",
         note="not a pathology encoder",
-        **IMAGENET,
+        pixels=IMAGENET,
     ),
     KnownEncoder(
         name="uni",
@@ -137,7 +130,7 @@ TABLE: Final = (
         licence=NC_ND,
         paper="https://doi.org/10.1038/s41591-024-02857-3",
         source=TRIDENT,
-        **IMAGENET,
+        pixels=IMAGENET,
     ),
     KnownEncoder(
         name="uni2-h",
@@ -156,7 +149,7 @@ TABLE: Final = (
         licence=NC_ND,
         paper="https://doi.org/10.1038/s41591-024-02857-3",
         source=TRIDENT,
-        **IMAGENET,
+        pixels=IMAGENET,
     ),
     KnownEncoder(
         name="virchow",
@@ -174,7 +167,7 @@ TABLE: Final = (
         paper="https://doi.org/10.1038/s41591-024-03141-0",
         source=TRIDENT,
         note="the account's main e-mail must be that of an institution",
-        **IMAGENET,
+        pixels=IMAGENET,
     ),
     KnownEncoder(
         name="virchow2",
@@ -193,7 +186,7 @@ TABLE: Final = (
         source=TRIDENT,
         note="the account's main e-mail must be that of an institution; "
         "its terms bind models trained on its output",
-        **IMAGENET,
+        pixels=IMAGENET,
     ),
     KnownEncoder(
         name="prov-gigapath",
@@ -211,7 +204,7 @@ TABLE: Final = (
         licence="Apache-2.0 with conditions",
         paper="https://doi.org/10.1038/s41586-024-07441-w",
         source=TRIDENT,
-        **IMAGENET,
+        pixels=IMAGENET,
     ),
     KnownEncoder(
         name="h-optimus-0",
@@ -226,7 +219,7 @@ TABLE: Final = (
         licence="Apache-2.0",
         paper="https://github.com/bioptimus/releases/tree/main/models/h-optimus/v0",
         source=f"{HUB}/bioptimus/H-optimus-0",
-        **BIOPTIMUS,
+        pixels=BIOPTIMUS,
     ),
     KnownEncoder(
         name="h-optimus-1",
@@ -241,7 +234,7 @@ TABLE: Final = (
         licence=NC_ND,
         access="on request",
         source=TRIDENT,
-        **BIOPTIMUS,
+        pixels=BIOPTIMUS,
     ),
     KnownEncoder(
         name="h0-mini",
@@ -261,7 +254,7 @@ TABLE: Final = (
         access="on request",
         paper="https://arxiv.org/abs/2501.16239",
         source=TRIDENT,
-        **BIOPTIMUS,
+        pixels=BIOPTIMUS,
     ),
     KnownEncoder(
         name="phikon",
@@ -279,7 +272,7 @@ TABLE: Final = (
         access="open",
         paper="https://doi.org/10.1101/2023.07.21.23292757",
         source=TRIDENT,
-        **IMAGENET,
+        pixels=IMAGENET,
     ),
     KnownEncoder(
         name="phikon-v2",
@@ -297,7 +290,7 @@ TABLE: Final = (
         access="open",
         paper="https://arxiv.org/abs/2409.09173",
         source=f"{HUB}/owkin/phikon-v2",
-        **IMAGENET,
+        pixels=IMAGENET,
     ),
     KnownEncoder(
         name="hibou-b",
@@ -318,7 +311,7 @@ TABLE: Final = (
         paper="https://arxiv.org/abs/2406.05074",
         source=f"{HUB}/histai/hibou-b/blob/main/config.json",
         note="read without the code that its repository brings",
-        **HIBOU,
+        pixels=HIBOU,
     ),
     KnownEncoder(
         name="hibou-l",
@@ -340,7 +333,7 @@ TABLE: Final = (
         source=TRIDENT,
         note="its MLP is that of Hibou-B at this width, which its published size (303.7 million) "
         "fits; where it differs, the weights are refused",
-        **HIBOU,
+        pixels=HIBOU,
     ),
     _kaiko("vits16", "vit_small_patch16_224", 384, "ViT-S/16, DINO"),
     _kaiko("vits8", "vit_small_patch8_224", 384, "ViT-S/8, DINO"),
@@ -371,7 +364,7 @@ TABLE: Final = (
         paper="https://doi.org/10.1038/s41551-025-01488-4",
         source=TRIDENT,
         note="its sources name different licences (CC-BY-NC-4.0, CC-BY-NC-ND-4.0, MIT): ask",
-        **IMAGENET,
+        pixels=IMAGENET,
     ),
     KnownEncoder(
         name="ctranspath",
@@ -388,7 +381,7 @@ TABLE: Final = (
         access="open",
         paper="https://doi.org/10.1016/j.media.2022.102559",
         source=f"{HUB}/1aurent/swin_tiny_patch4_window7_224.CTransPath",
-        **IMAGENET,
+        pixels=IMAGENET,
     ),
     KnownEncoder(
         name="conch",
@@ -405,7 +398,7 @@ TABLE: Final = (
         source="https://github.com/mahmoodlab/CONCH",
         needs="conch",
         install="pip install git+https://github.com/Mahmoodlab/CONCH.git",
-        **CLIP,
+        pixels=CLIP,
     ),
     KnownEncoder(
         name="conch-v1.5",
@@ -423,7 +416,7 @@ TABLE: Final = (
         needs="trident",
         install="pip install git+https://github.com/mahmoodlab/TRIDENT.git",
         note="built by TRIDENT's own code; what the hub offers would run code from there",
-        **IMAGENET,
+        pixels=IMAGENET,
     ),
     KnownEncoder(
         name="musk",
@@ -442,7 +435,7 @@ TABLE: Final = (
         needs="musk",
         install="pip install fairscale git+https://github.com/lilab-stanford/MUSK",
         note="its terms bind models trained on its output",
-        **HALF,
+        pixels=HALF,
     ),
     KnownEncoder(
         name="plip",
@@ -460,7 +453,7 @@ TABLE: Final = (
         paper="https://doi.org/10.1038/s41591-023-02504-3",
         source=f"{HUB}/vinid/plip",
         note="its repository names no licence",
-        **CLIP,
+        pixels=CLIP,
     ),
     KnownEncoder(
         name="quiltnet-b32",
@@ -475,7 +468,7 @@ TABLE: Final = (
         access="open",
         paper="https://arxiv.org/abs/2306.11207",
         source=f"{HUB}/wisdomik/QuiltNet-B-32",
-        **CLIP,
+        pixels=CLIP,
     ),
     KnownEncoder(
         name="quiltnet-b16",
@@ -490,7 +483,7 @@ TABLE: Final = (
         access="open",
         paper="https://arxiv.org/abs/2306.11207",
         source=f"{HUB}/wisdomik/QuiltNet-B-16",
-        **CLIP,
+        pixels=CLIP,
     ),
     KnownEncoder(
         name="biomedclip",
@@ -510,7 +503,7 @@ TABLE: Final = (
         source=f"{HUB}/microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
         note="the image tower alone, so that its text tower's package is not needed; statistics "
         "are those of CLIP, as open_clip's default",
-        **CLIP,
+        pixels=CLIP,
     ),
     KnownEncoder(
         name="omiclip",
@@ -526,6 +519,6 @@ TABLE: Final = (
         paper="https://doi.org/10.1038/s41592-025-02707-1",
         source=f"{ZOO}/multimodal/omiclip.py",
         note="its file may hold more than tensors and is then refused: keep its state dict alone",
-        **CLIP,
+        pixels=CLIP,
     ),
 )  # fmt: skip

@@ -161,7 +161,7 @@ def _about(
     """
     if known is not None:
         licence = known.licence
-        mean, std = known.mean or mean, known.std or std
+        mean, std = known.pixels or (mean, std)
     return {
         "licence": str(licence or "unknown"),
         "mean": tuple(map(float, mean)),
