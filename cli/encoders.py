@@ -96,7 +96,11 @@ def _show_one(known: KnownEncoder) -> None:
         fed = f"mean {mean}; SD {std}"
     facts = [
         ("use", f"--encoder {known.name}"),
-        ("or from a file", f"--encoder {known.name} --weights FILE (.safetensors, or .pth)"),
+        *(
+            []
+            if known.library == "builtin"
+            else [("or from a file", f"--encoder {known.name} --weights FILE (.safetensors, .pth)")]
+        ),
         ("recorded as", resolve(known.name)[0]),
         ("tiles", f"{known.input_px} px" + (
             f" at {known.mpp:g} µm/px: --tile-mpp {known.mpp:g}" if known.mpp else
@@ -123,15 +127,16 @@ def _how(known: KnownEncoder) -> str:
     page = f"https://huggingface.co/{known.repository}"
     if known.access == "package":
         return f"from the package index: {known.install}"
+    if known.library == "builtin":
+        return "part of bleepdb"
     if known.access == "open":
         return "open: downloaded when it is first used"
-    token = "then set HF_TOKEN or run `hf auth login`"  # noqa: S105 - names a variable
     asked = (
-        "ask for access, which people decide on"
+        f"ask for access at {page}, where people decide on each request"
         if known.access == "on request"
-        else "accept its terms"
+        else f"accept its terms at {page}"
     )
-    return f"{known.access}: {asked} at {page}, {token}"
+    return f"{known.access}: {asked}, then set HF_TOKEN or run `hf auth login`"
 
 
 def _here_long(known: KnownEncoder, found: Presence) -> str:

@@ -110,7 +110,7 @@ def _conch(known: KnownEncoder, place: str, _: Path | None) -> nn.Module:
 
 def _musk(known: KnownEncoder, place: str, _: Path | None) -> nn.Module:
     import_module("musk.modeling")  # registers its network with timm
-    made = timm.create_model(known.architecture)
+    made = timm.create_model(str(known.architecture))
     import_module("musk.utils").load_model_and_may_interpolate(place, made, "model|module", "")
     return Adapted(
         made, lambda n, x: n(image=x, with_head=False, out_norm=False, return_global=True)[0]

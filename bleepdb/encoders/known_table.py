@@ -102,6 +102,21 @@ TABLE: Final = (
         pixels=HALF,
     ),
     KnownEncoder(
+        name="colour",
+        spec="builtin:colour",
+        about="colours, stains and nuclear density; a control",
+        library="builtin",
+        architecture=None,
+        input_px=224,
+        width=37,
+        feature="statistics of five channels, and of nuclei",
+        licence="none needed",
+        access="open",
+        source="bleepdb.encoders.colour",
+        note="nothing is learnt: what stain and cellularity alone can tell; --levels penultimate",
+        tried=True,
+    ),
+    KnownEncoder(
         name="resnet50-imagenet",
         spec="timm:resnet50",
         about="ResNet50, ImageNet; what BLEEP trains",
@@ -254,6 +269,8 @@ TABLE: Final = (
         access="on request",
         paper="https://arxiv.org/abs/2501.16239",
         source=TRIDENT,
+        note="its architecture stands in the hub's configuration alone, which a weights file "
+        "needs beside it in the hub's cache",
         pixels=BIOPTIMUS,
     ),
     KnownEncoder(

@@ -169,10 +169,10 @@ def _about(
     }
 
 
-def _load(network: nn.Module, state: dict[str, Tensor], *, where: Path) -> None:
+def _load(network: Any, state: dict[str, Tensor], *, where: Path) -> None:  # noqa: ANN401 - timm's networks share no class
     """Load a state, whatever of the known names its tensors have; all of them or none."""
-    wanted = network.state_dict()
-    config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment] # timm's networks have one
+    wanted: dict[str, Tensor] = network.state_dict()
+    config: dict[str, Any] = network.pretrained_cfg
     state = renamed(state)
     if "mask_token" in state:  # as DINOv2's own code writes them
         state = checkpoint_filter_fn(state, network)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from timm.layers import SwiGLU, SwiGLUPacked, to_2tuple
+from timm.layers.helpers import to_2tuple
+from timm.layers.mlp import SwiGLU, SwiGLUPacked
 from torch import nn
 
 from bleepdb.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
@@ -54,7 +55,7 @@ class ConvStem(nn.Module):
         return made
 
 
-CLASSES: Final[dict[str, type[nn.Module]]] = {
+CLASSES: Final[dict[str, Callable[..., nn.Module]]] = {
     "ConvStem": ConvStem,
     "GELU": nn.GELU,
     "ReLU": nn.ReLU,
