@@ -26,7 +26,9 @@ def bare_name(recipe: str) -> str:
 def undressed(model: Model) -> Model:
     """Return the same encoders without the low-rank map and the smoothing of what is imputed."""
     near = dict(model.retrieval["smoothing"]) | {"weight": 0.0}
-    return replace(model, components=None, retrieval=dict(model.retrieval) | {"smoothing": near})
+    return replace(
+        model, components=None, readout=None, retrieval=dict(model.retrieval) | {"smoothing": near}
+    )
 
 
 def recipe_method(recipe: Recipe, *, post: bool) -> Method:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bleepdb.training.tuning import choose_penalty
+from bleepdb.training.tuning import choose_among
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,8 +23,7 @@ def choose_epochs(
 ) -> int:
     """Choose a number of epochs by the mean score over inner folds.
 
-    An early stop works as a penalty of one over the number of epochs, and is handed as such to
-    `bleepdb.training.tuning.choose_penalty`: without inner folds the fewest epochs are taken.
+    An early stop works as a penalty: without inner folds the fewest epochs are taken.
 
     Parameters
     ----------
@@ -35,9 +34,4 @@ def choose_epochs(
     predict
         Trains on a fold's inside and gives values of its outside after each number of epochs.
     """
-
-    def inner(target: Target, penalties: Sequence[float]) -> Sequence[NDArray[np.floating]]:
-        return predict(target, [round(1 / p) for p in penalties])
-
-    penalty, _ = choose_penalty(pairs, [1 / n for n in candidates], inner)
-    return round(1 / penalty)
+    return choose_among(pairs, candidates, predict, otherwise=min(candidates)).chosen
