@@ -29,7 +29,7 @@ from bleepdb.view.evaluation_document import (
 from bleepdb.view.evaluation_structure import draw_structure, has_structure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -262,13 +262,18 @@ def _png(figure: Figure) -> bytes:
     return data.getvalue()
 
 
-def figures_of(document: Mapping[str, Any]) -> dict[str, tuple[str, bytes]]:
+def figures_of(
+    document: Mapping[str, Any], only: Collection[str] | None = None
+) -> dict[str, tuple[str, bytes]]:
     """Draw each picture alone.
 
     Parameters
     ----------
     document
         As evaluation.schema.json says; the same as a Python object may hold NaN for null.
+    only
+        Keys of the pictures that are wanted: ``scores``, ``sections``, ``genes``, ``structure``,
+        ``mixing``. None for all.
 
     Returns
     -------
@@ -283,6 +288,8 @@ def figures_of(document: Mapping[str, Any]) -> dict[str, tuple[str, bytes]]:
     made = {}
     with _safe_text():
         for key, (title, draw, height) in _heights(checked(document)).items():
+            if only is not None and key not in only:
+                continue
             figure = Figure(figsize=(WIDTH_IN, height), dpi=DPI, layout="constrained")
             draw(figure, document)
             made[key] = (title, _png(figure))

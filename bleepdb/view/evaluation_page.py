@@ -58,21 +58,26 @@ summary { cursor: pointer; color: #0059a0; }
 """
 
 
-def page_of(document: Mapping[str, Any]) -> str:
+def page_of(
+    document: Mapping[str, Any], figures: Mapping[str, tuple[str, bytes]] | None = None
+) -> str:
     """Return the whole page.
 
     Parameters
     ----------
     document
         As evaluation.schema.json says; the same as a Python object may hold NaN for null.
+    figures
+        Pictures as `figures_of` gives them, those that are wanted; None draws all.
 
     Raises
     ------
     InputError
         If it is not an evaluation of this version.
     """
+    drawn = figures_of(document) if figures is None else figures
+    pictures = {key: _picture(title, png) for key, (title, png) in drawn.items()}
     checked(document)
-    pictures = {key: _picture(title, png) for key, (title, png) in figures_of(document).items()}
     body = [
         element("h1", TITLE),
         *parts.overview(document),

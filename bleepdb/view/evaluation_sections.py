@@ -208,7 +208,7 @@ def folds(document: Document) -> list[Html]:
 
 def _short(value: object) -> str:
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:g}" if math.isfinite(value) else "–"
     return plain(value if isinstance(value, str) else json.dumps(value, default=str), 120)
 
 
