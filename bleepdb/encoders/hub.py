@@ -49,6 +49,7 @@ def hub_fault(error: Exception, where: str) -> ModelError:
     where
         The spec; a repository on the hub is named behind ``hf-hub:`` in it.
     """
+    error = _cause(error)
     _, mark, repository = where.partition("hf-hub:")
     page = f"https://huggingface.co/{repository}"
     get = f"run `hf download {repository}`" if mark else "load it once"
@@ -79,3 +80,15 @@ def hub_fault(error: Exception, where: str) -> ModelError:
         where=where,
         hint="check the name, the internet and your access, or give a weights file",
     )
+
+
+def _cause(error: Exception) -> Exception:
+    """Find what the hub raised under what a library made of it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, errors.HfHubHTTPError | errors.LocalEntryNotFoundError):
+            return seen
+        if isinstance(seen, ConnectionError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return error

@@ -223,7 +223,7 @@ def _open_clip(base: str, known: KnownEncoder | None, weights: str | Path | None
     elif label.startswith(RANDOM):
         tag = None
     empty = state is not None or label.startswith(RANDOM)
-    with _seeded(label), _quiet(when=empty):
+    with _seeded(label), _quiet():
         model = _made(
             base,
             lambda: open_clip.create_model(
@@ -276,11 +276,10 @@ def _seeded(label: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet(*, when: bool) -> Iterator[None]:
-    """Keep open_clip from warning that a model without weights has none: we load them."""
+def _quiet() -> Iterator[None]:
+    """Keep open_clip from logging what it raises, and that a model has no weights: we load them."""
     before = logging.root.manager.disable
-    if when:
-        logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         yield
     finally:

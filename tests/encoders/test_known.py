@@ -215,6 +215,11 @@ def test_the_spec_alone_builds_the_same_network_again(tiny, no_hub, weights, mon
     again = FeatureSpec.from_json(document).load_backbone(weights=path, device="cpu")
     assert again.weights_digest == made.weights_digest
     assert (again.spec, again.mean, again.tile_step) == (made.spec, made.mean, made.tile_step)
+    # A card of before has the name alone, and is read as it is: its space stays what it was.
+    monkeypatch.setattr(known, "known_encoders", lambda: {"tiny": TINY})
+    older = FeatureSpec.from_json(document | {"backbone": "hf-hub:lab/Tiny"})
+    assert older.to_json()["backbone"] == "hf-hub:lab/Tiny"
+    assert older.load_backbone(weights=path, device="cpu").weights_digest == made.weights_digest
 
 
 def test_tokens_that_are_not_pooled_give_class_token_and_mean_of_patches(tiny, no_hub, weights):
@@ -280,6 +285,22 @@ def test_what_the_hub_refuses_is_one_line(tiny, monkeypatch, raised, told, files
         load_backbone("tiny", device="cpu")
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("hf-hub:lab/Tiny: ")
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("quiltnet-b32", "out of reach; run `hf download wisdomik/QuiltNet-B-32`"),
+        ("open_clip:hf-hub:lab/tiny", "out of reach; run `hf download lab/tiny`"),
+        ("open_clip:ViT-B-32/laion2b_s34b_b79k", "out of reach; load it once"),
+    ],
+)
+def test_what_open_clip_wraps_is_unwrapped(monkeypatch, tmp_path, caplog, spec, told):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match=told):
+        load_backbone(spec, device="cpu")
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
