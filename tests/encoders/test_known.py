@@ -203,6 +203,31 @@ def test_a_file_is_enough_for_a_known_encoder(tiny, no_hub, weights, tmp_path):
         made.features(tiles(1, 100), "penultimate")
 
 
+def test_a_file_of_half_precision_fills_a_network_of_float32(tiny, no_hub, weights, tmp_path):
+    path, network = weights
+    half = tmp_path / "half.safetensors"
+    rounded = {k: v.half() for k, v in network.state_dict().items()}
+    safetensors.torch.save_file(rounded, half)
+    made = load_backbone("tiny", weights=half, device="cpu", precision="float32")
+    for name, value in made.network.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, rounded[name].float())
+
+
+def test_a_network_that_computes_tables_of_its_own_is_filled_too(no_hub, tmp_path):
+    """Swin's relative positions are in no file: a network that is only filled would lack them."""
+    spec = "timm:swin_tiny_patch4_window7_224?embed_dim=24&depths=[1,1,1,1]&embed_layer=ConvStem"
+    drawn = load_backbone(spec, weights="random:1", device="cpu", precision="float32")
+    path = tmp_path / "swin.safetensors"
+    state = {k: v.contiguous() for k, v in drawn.network.state_dict().items()}
+    safetensors.torch.save_file(state, path)
+    made = load_backbone(spec, weights=path, device="cpu", precision="float32")
+    assert made.weights_digest == drawn.weights_digest
+    shown = tiles(2, 224)
+    for levels in ("penultimate", "multilevel"):
+        np.testing.assert_array_equal(made.features(shown, levels), drawn.features(shown, levels))
+
+
 def test_the_spec_alone_builds_the_same_network_again(tiny, no_hub, weights, monkeypatch):
     """A card keeps the arguments: it does not lean on today's table."""
     path, _ = weights
