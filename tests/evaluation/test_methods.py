@@ -10,8 +10,8 @@ import torch
 
 from bleepdb.evaluation import methods
 from bleepdb.evaluation.methods import bleep, neighbours
-from bleepdb.evaluation.methods.post import PLAIN
-from bleepdb.evaluation.methods.ridge import ridge, ridge_tuned
+from bleepdb.evaluation.methods.post import EQUAL, PLAIN, Goal, on_axes
+from bleepdb.evaluation.methods.ridge import ridge, ridge_tuned, weighted_ridge
 from bleepdb.training.affine import image_axes, with_context
 from bleepdb.training.recipes.linear import LinearSettings, context_of
 from bleepdb.training.tuning import Target
@@ -45,6 +45,28 @@ def test_ridge_is_a_ridge(three):
     y = target.inside.profiles[:, target.genes].astype(np.float64)
     solved = np.linalg.solve(a.T @ a + 50.0 * np.eye(24), a.T @ (y - y.mean(axis=0)))
     np.testing.assert_allclose(found, y.mean(axis=0) + b @ solved, atol=1e-6)
+
+
+def test_depth_weights_count_a_spot_as_often_as_it_weighs(three):
+    """A spot of weight 3 is one that is there three times."""
+    rng = np.random.default_rng(0)
+    x, y, q = rng.normal(size=(40, 6)), rng.normal(size=(40, 3)), rng.normal(size=(9, 6))
+    times = rng.integers(1, 5, 40)
+    a, b = np.repeat(x, times, axis=0), np.repeat(y, times, axis=0)
+    for alpha, found in zip((0.1, 20.0), weighted_ridge(x, y, q, (0.1, 20.0), times), strict=True):
+        at, level = a.mean(axis=0), b.mean(axis=0)
+        solved = np.linalg.solve(
+            (a - at).T @ (a - at) + alpha * np.eye(6), (a - at).T @ (b - level)
+        )
+        np.testing.assert_allclose(found, level + (q - at) @ solved, atol=1e-9)
+    target = target_of(three[0])
+    even = ridge(target, EQUAL, [1e3])[0]
+    one = target.inside.section_of_spot * 0.0 + 1.0
+    axes, queries = on_axes(target, EQUAL)
+    goal = Goal.of(target, EQUAL)
+    again = weighted_ridge(axes.scores, goal.values, queries, [1e3], one)[0]
+    np.testing.assert_allclose(goal.finish(target, again, EQUAL), even, atol=1e-6)
+    assert np.abs(ridge(target, EQUAL, [1e3], depth_power=0.5)[0] - even).max() > 1e-3
 
 
 def test_image_neighbours_equal_loops(three):

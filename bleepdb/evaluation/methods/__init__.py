@@ -31,6 +31,7 @@ from bleepdb.evaluation.methods.ridge import (
     RIDGE_EQUAL,
     RIDGE_PUBLISHED,
     RIDGE_RAW,
+    RIDGE_WEIGHTED,
 )
 from bleepdb.evaluation.methods.st_net import STNET_EQUAL, STNET_PUBLISHED
 from bleepdb.training.recipes import fit
@@ -79,6 +80,7 @@ __all__ = [
     "RIDGE_EQUAL",
     "RIDGE_PUBLISHED",
     "RIDGE_RAW",
+    "RIDGE_WEIGHTED",
     "STNET_EQUAL",
     "STNET_PUBLISHED",
     "FeatureKind",

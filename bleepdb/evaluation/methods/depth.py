@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from bleepdb.evaluation.methods.base import OUR_FEATURES, PUBLISHED, Fold, Method
-from bleepdb.evaluation.methods.post import Goal, on_axes, settings_for
+from bleepdb.evaluation.methods.post import Goal, depth, on_axes, settings_for
 from bleepdb.training.tuning import choose_penalty
 
 if TYPE_CHECKING:
@@ -33,9 +33,8 @@ ALPHAS: Final = (3e2, 1e3, 3e3, 1e4, 3e4)
 
 
 def log_depth(pairs: Pairs) -> NDArray[np.float64]:
-    """Return the log of each spot's total counts, (spots,); an empty spot counts as one count."""
-    totals = np.concatenate([np.asarray(s.counts.sum(axis=1)).ravel() for s in pairs.sections])
-    return np.asarray(np.log(np.maximum(totals, 1.0)))
+    """Return the log of each spot's total counts, (spots,)."""
+    return np.asarray(np.log(depth(pairs)))
 
 
 def by_depth(
@@ -44,12 +43,12 @@ def by_depth(
     """Predict depth from features and genes from depth, for each penalty."""
     axes, queries = on_axes(target, settings)
     goal = Goal.of(target, settings)
-    depth = log_depth(target.inside)
-    depth -= depth.mean()
-    slopes = depth @ goal.values / max(float(depth @ depth), np.finfo(float).tiny)
+    away = log_depth(target.inside)
+    away -= away.mean()
+    slopes = away @ goal.values / max(float(away @ away), np.finfo(float).tiny)
     made = []
     for alpha in alphas:
-        predicted = queries @ axes.solve(depth[:, None], alpha)
+        predicted = queries @ axes.solve(away[:, None], alpha)
         made.append(goal.finish(target, predicted * slopes, settings))
     return made
 

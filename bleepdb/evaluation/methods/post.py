@@ -24,6 +24,7 @@ from bleepdb.training.tuning import smoothed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from bleepdb.training import Pairs
     from bleepdb.training.tuning import Target
 
 EQUAL: Final = LinearSettings()
@@ -40,6 +41,12 @@ def on_axes(target: Target, settings: LinearSettings) -> tuple[ImageAxes, NDArra
     context = context_of(target.inside, settings)
     axes = image_axes(target.inside, context, settings.axes)
     return axes, (with_context(target.outside, context) - axes.mean) @ axes.projection
+
+
+def depth(pairs: Pairs) -> NDArray[np.float64]:
+    """Return the total counts of each spot, (spots,); an empty spot counts as one count."""
+    totals = np.concatenate([np.asarray(s.counts.sum(axis=1)).ravel() for s in pairs.sections])
+    return np.maximum(totals.astype(np.float64), 1.0)
 
 
 @dataclass(frozen=True)

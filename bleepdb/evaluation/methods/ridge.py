@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from bleepdb.evaluation.methods.base import OUR_FEATURES, PUBLISHED, Method
-from bleepdb.evaluation.methods.post import EQUAL, PLAIN, Goal, on_axes
+from bleepdb.evaluation.methods.post import EQUAL, PLAIN, Goal, depth, on_axes
+from bleepdb.imputation import depth_weights
 from bleepdb.training.tuning import choose_penalty
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from bleepdb.evaluation.methods.base import FeatureKind, Fold
@@ -27,41 +29,86 @@ FAMILY: Final = "ridge"
 RIDGE_PUBLISHED: Final = "ridge, published features"
 RIDGE_RAW: Final = "ridge, our features, nothing else"
 RIDGE_EQUAL: Final = "ridge, our features, all equal"
+RIDGE_WEIGHTED: Final = "ridge, our features, depth weights, all equal"
 RIDGE_ALPHA: Final = 1e4
 
 
 def ridge(
-    target: Target, settings: LinearSettings, alphas: Sequence[float]
+    target: Target, settings: LinearSettings, alphas: Sequence[float], *, depth_power: float = 0.0
 ) -> list[NDArray[np.floating]]:
     """Ridge from features to profiles, for each penalty.
 
     With `low_rank` the regression is on that many components of the profiles, which is the same
     as a regression on all genes whose result is projected on them.
+
+    Parameters
+    ----------
+    target, settings, alphas
+        The fold, what surrounds the method, and penalties.
+    depth_power
+        A training spot's squared error is multiplied by this power of its counts, as the recipes
+        multiply what a neighbour weighs; the weights have a mean of 1.
     """
     axes, queries = on_axes(target, settings)
     goal = Goal.of(target, settings)
-    return [goal.finish(target, queries @ axes.solve(goal.values, a), settings) for a in alphas]
+    weights = depth_weights(depth(target.inside), depth_power)
+    if weights is None:
+        found = [queries @ axes.solve(goal.values, a) for a in alphas]
+    else:
+        found = weighted_ridge(axes.scores, goal.values, queries, alphas, weights / weights.mean())
+    return [goal.finish(target, values, settings) for values in found]
 
 
-def ridge_tuned(target: Target) -> NDArray[np.floating]:
+def weighted_ridge(
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    queries: NDArray[np.float64],
+    alphas: Sequence[float],
+    weights: NDArray[np.float64],
+) -> list[NDArray[np.float64]]:
+    """Predict by ridge with a free intercept on spots of unequal weight, for each penalty.
+
+    Parameters
+    ----------
+    x, y, queries
+        (n, r), (n, t) and (q, r).
+    alphas
+        Penalties on the squared coefficients.
+    weights
+        (n,) of the squared errors.
+    """
+    at, level = np.average(x, axis=0, weights=weights), np.average(y, axis=0, weights=weights)
+    pulled = (x - at).T * weights
+    gram, goal = pulled @ (x - at), pulled @ (y - level)
+    one = np.eye(x.shape[1])
+    return [level + (queries - at) @ np.linalg.solve(gram + a * one, goal) for a in alphas]
+
+
+def ridge_tuned(target: Target, *, depth_power: float = 0.0) -> NDArray[np.floating]:
     """Ridge with our context, low rank and smoothing, its penalty chosen on inner folds."""
 
     def predict(inner: Target, alphas: Sequence[float]) -> list[NDArray[np.floating]]:
-        return ridge(inner, EQUAL, alphas)
+        return ridge(inner, EQUAL, alphas, depth_power=depth_power)
 
     alpha, _ = choose_penalty(target.inside, EQUAL.alphas, predict)
-    return ridge(target, EQUAL, [alpha])[0]
+    return predict(target, [alpha])[0]
 
 
 def ridge_method(
-    name: str, about: str, features: FeatureKind, *, post: bool, family: str = FAMILY
+    name: str,
+    about: str,
+    features: FeatureKind,
+    *,
+    post: bool,
+    family: str = FAMILY,
+    depth_power: float = 0.0,
 ) -> Method:
     """Return a row that is a ridge on features of a kind."""
 
     def predict(fold: Fold) -> NDArray[np.floating]:
         target = fold.target(features)
         if post:
-            return ridge_tuned(target)
+            return ridge_tuned(target, depth_power=depth_power)
         return ridge(target, PLAIN, [RIDGE_ALPHA])[0]
 
     return Method(name, about, predict, family, features, post=post)
@@ -74,4 +121,6 @@ METHODS: Final = (
                  post=False),
     ridge_method(RIDGE_EQUAL, "several levels and scales, context, penalty by inner folds, low "
                  "rank 20, smoothing", OUR_FEATURES, post=True),
+    ridge_method(RIDGE_WEIGHTED, "the same, deeper training spots weighing more as in our recipes",
+                 OUR_FEATURES, post=True, depth_power=EQUAL.depth_power),
 )  # fmt: skip
