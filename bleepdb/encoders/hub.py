@@ -8,12 +8,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import errors, hf_hub_download
+from huggingface_hub import constants, errors, hf_hub_download
 
 from bleepdb.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+def spelled(repository: str) -> str:
+    """Return a repository's name as the cache spells it: the hub ignores case, folders do not."""
+    base = Path(constants.HF_HUB_CACHE)
+    wanted = "models--" + repository.replace("/", "--")
+    names = [f.name for f in base.iterdir()] if base.is_dir() else []
+    if wanted in names:
+        return repository
+    found = next((n for n in sorted(names) if n.lower() == wanted.lower()), wanted)
+    return found.removeprefix("models--").replace("--", "/", 1)
 
 
 def fetch(repository: str, files: Sequence[str]) -> Path:
@@ -27,7 +38,7 @@ def fetch(repository: str, files: Sequence[str]) -> Path:
     missing: Exception | None = None
     for name in files:
         try:
-            return Path(hf_hub_download(repository, name))
+            return Path(hf_hub_download(spelled(repository), name))
         except errors.LocalEntryNotFoundError as error:
             missing = missing or error  # another of them may lie in the cache
         except errors.EntryNotFoundError as error:

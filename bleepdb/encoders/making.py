@@ -15,7 +15,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 
 from bleepdb.encoders.adapters import adapted
 from bleepdb.encoders.colour import KIND, make_colour
-from bleepdb.encoders.hub import fetch, hub_fault
+from bleepdb.encoders.hub import fetch, hub_fault, spelled
 from bleepdb.encoders.parts import with_classes
 from bleepdb.encoders.renaming import renamed
 from bleepdb.encoders.weights import (
@@ -116,7 +116,9 @@ def _timm(
     by_table = known is not None and known.architecture is not None
     if by_table and (path is not None or label.startswith(RANDOM)):
         name = str(known.architecture) if known is not None else name
-    elif base.startswith("timm:") and not timm.is_model(name):
+    elif base.startswith("hf-hub:"):
+        name = "hf-hub:" + spelled(base.removeprefix("hf-hub:"))
+    elif not timm.is_model(name):
         raise ModelError(
             f"timm has no model {name!r}",
             hint=_near(name, timm.list_models()) or "timm.list_models() lists them",

@@ -6,6 +6,7 @@ replaced by one that gives that answer.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -204,7 +205,7 @@ def test_a_file_is_enough_for_a_known_encoder(tiny, no_hub, weights, tmp_path):
 
 
 def test_a_file_of_half_precision_fills_a_network_of_float32(tiny, no_hub, weights, tmp_path):
-    path, network = weights
+    _, network = weights
     half = tmp_path / "half.safetensors"
     rounded = {k: v.half() for k, v in network.state_dict().items()}
     safetensors.torch.save_file(rounded, half)
@@ -281,6 +282,34 @@ def test_the_hub_is_asked_once_for_the_files_of_a_known_encoder(
     made = load_backbone("tiny", device="cpu")
     assert asked == [("lab/Tiny", "model.safetensors"), ("lab/Tiny", "tiny.safetensors")]
     assert made.weights == "pretrained"
+
+
+@pytest.mark.parametrize("files", [(), ("model.safetensors",)], ids=["by timm", "by us"])
+def test_the_cache_of_the_hub_is_enough_however_it_spells_the_name(
+    tiny, weights, monkeypatch, tmp_path, files
+):
+    """As another program left it, on a machine without internet."""
+    folder = tmp_path / "hub" / "models--LAB--tiny"
+    snapshot = folder / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("a" * 40)
+    config = {
+        "architecture": "test_vit", "num_classes": 0, "num_features": 64,
+        "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "num_classes": 0,
+                           "input_size": [3, 160, 160], "classifier": "head"},
+    }  # fmt: skip
+    (snapshot / "config.json").write_text(json.dumps(config))
+    (snapshot / "model.safetensors").write_bytes(weights[0].read_bytes())
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    record = replace(TINY, files=files)
+    monkeypatch.setattr(known, "known_encoders", lambda: {"tiny": record})
+    assert presence(record).place == "hub cache"
+    made = load_backbone("tiny", device="cpu")
+    assert (made.weights, made.name) == ("pretrained", "hf-hub:lab/Tiny")
+    assert (made.mean, made.std) == tiny.pixels
+    assert made.weights_digest == load_backbone("tiny", weights=weights[0]).weights_digest
 
 
 def answer(code: int) -> httpx.Response:
