@@ -11,18 +11,20 @@ import typer
 from bleepdb.errors import InputError
 
 from .inputs import MOST_SEED, load_all, refuse_place
-from .render import bar, note, out
-from .train import DEFAULT_ENCODER, DEFAULT_SCALES_UM, EncoderOption, WeightsOption
+from .render import bar, note, out, stages
+from .train import DEFAULT_ENCODER, EncoderOption, WeightsOption
 
 if TYPE_CHECKING:
     from bleepdb.evaluation import Comparison
     from bleepdb.querying import Imputed
     from bleepdb.tissue import Section, SheetRow
+    from bleepdb.training import Pairs
 
 SIMULATED, HER2ST = "simulated", "her2st"
 TISSUE = "breast"
 PICTURED = ("ERBB2", "KRT8", "COL1A1", "CD74", "IGKC", "FASN", "SPARC", "KRT19")
 SEED = 2023
+DEMO_METHODS = ("mean profile", "image kNN", "ridge", "bleep")
 
 
 def demo(
@@ -53,14 +55,13 @@ def demo(
     from bleepdb.atlas import open_atlas, resolve
     from bleepdb.encoders import load_backbone, save_model
     from bleepdb.evaluation import Report, Settings, compare, known_ceiling, run
-    from bleepdb.files import write_json
+    from bleepdb.evaluation.document import write_document
     from bleepdb.indexing import index_section
     from bleepdb.querying import Query, QuerySettings, query_slide, write_current
     from bleepdb.tissue import Spots, read_sheet
     from bleepdb.training import fit
 
-    from .encoding import Encoding
-    from .evaluate import show, show_comparison
+    from .evaluation_tables import show, show_comparison
 
     begun = time.monotonic()
     load_backbone(encoder, weights=weights)  # what is missing is said before the work begins
@@ -70,7 +71,7 @@ def demo(
     sections = load_all(rows, slide_mpp=None, min_counts=10, min_genes=5)
 
     note(f"training on all but {', '.join(held)}")
-    ours, published = Encoding(encoder, weights, DEFAULT_SCALES_UM).twice(sections)
+    ours, published = _encoded(sections, encoder, weights)
     train_on = [s for s in sections if s.section not in held]
     backbone = load_backbone(encoder, weights=weights)
     with bar("fitting linear") as move:
@@ -106,8 +107,11 @@ def demo(
 
     comparison = compare(path, target)
     genes = _picture(comparison, imputed, target, train_on, by, out_folder / "genes.png")
-    settings = Settings(by=by, permutations=permutations, only=(_fold_name(rows, held, by),))
-    with bar("evaluating beside the baselines") as move:
+    settings = Settings(
+        by=by, permutations=permutations, only=(_fold_name(rows, held, by),), recipes=("linear",),
+        methods=DEMO_METHODS,
+    )  # fmt: skip
+    with stages("evaluating beside the baselines") as move:
         folds = run(ours, published, settings, progress=move)
     report = Report.of(folds, settings, ours, published)
     ceiling = None
@@ -116,8 +120,8 @@ def demo(
         ceiling = known_ceiling(folds[0], ours.subset(held), truths)
     document = report.to_json()
     if ceiling is not None:
-        document["ceiling"] = ceiling
-    write_json(out_folder / "evaluation.json", document)
+        document["known_ceiling"] = ceiling
+    write_document(out_folder / "evaluation.json", document)
     show(report, ceiling=ceiling)
     show_comparison(comparison)
     out.print(
@@ -127,6 +131,17 @@ def demo(
     )
     note(f"done in {time.monotonic() - begun:.0f} s")
     note(f"next: bleepdb explain {path} --tile {target.barcodes[0]} --gene {genes[0]}")
+
+
+def _encoded(sections: list[Section], encoder: str, weights: str | None) -> tuple[Pairs, Pairs]:
+    """Encode on our features, and on published ones."""
+    from bleepdb.evaluation import Features
+
+    features = Features(encoder, weights)
+    with bar("encoding tiles") as move:
+        ours = features.ours(sections, progress=move)
+    with bar("encoding tiles, published features") as move:
+        return ours, features.published(sections, progress=move)
 
 
 def _picture(

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bleepdb.errors import InputError
 
-from .encoding import Encoding
-from .growth import evaluate_growth, refuse_figure, refuse_mixed
+from .evaluate_options import (
+    ENCODING,
+    WITH_MERGE,
+    AllowDonorOption,
+    AllowTwinsOption,
+    ByOption,
+    FigureOption,
+    FoldOption,
+    HtmlOption,
+    MergeOption,
+    MethodsOption,
+    PathsArgument,
+    RecipeOption,
+    SeedsOption,
+    SplitsOption,
+    TestOption,
+    TrainOption,
+    given,
+    refuse_beside,
+    refuse_mixed,
+    refuse_outputs,
+)
+from .evaluation_tables import show, show_comparison
+from .growth import evaluate_growth
 from .inputs import (
     MOST_SEED,
     BinOption,
@@ -29,25 +52,41 @@ from .inputs import (
     load_all,
     most_upsampling,
     one_row,
-    refuse_output,
     rows_of,
     without,
 )
-from .render import bar, note, out, print_json, table
-from .train import DEFAULT_ENCODER, DEFAULT_SCALES_UM, EncoderOption, ScaleOption, WeightsOption
+from .render import bar, note, print_json, stages, write_out
+from .train import (
+    DEFAULT_ENCODER,
+    DEFAULT_SCALES_UM,
+    EncoderOption,
+    ResamplingOption,
+    ScaleOption,
+    TileMppOption,
+    TilePxOption,
+    WeightsOption,
+    scales_of,
+)
 
 if TYPE_CHECKING:
-    from bleepdb.evaluation import Comparison, Report
+    from collections.abc import Callable
+
+    from bleepdb.encoders import Model
+    from bleepdb.evaluation import Features, Report, Settings
+    from bleepdb.tissue import Section, SheetRow
 
 
 def evaluate(
     context: typer.Context,
-    sheet: Annotated[
-        Path | None, typer.Argument(help="Sample sheet of measured sections.", show_default=False)
-    ] = None,
-    by: Annotated[str, typer.Option("--by", help="Hold out one `section` or one `donor`.")] = (
-        "section"
-    ),
+    paths: PathsArgument = None,
+    by: ByOption = "auto",
+    train: TrainOption = None,
+    test: TestOption = None,
+    splits: SplitsOption = None,
+    fold: FoldOption = None,
+    merge: MergeOption = False,
+    recipe: RecipeOption = None,
+    methods: MethodsOption = None,
     pred: Annotated[
         Path | None, typer.Option("--pred", help="An imputed .h5ad, compared with --truth.")
     ] = None,
@@ -57,22 +96,33 @@ def evaluate(
     json_out: Annotated[
         Path | None, typer.Option("--json-out", "-o", help="Write the whole report here.")
     ] = None,
+    html: HtmlOption = None,
+    figure: FigureOption = None,
     card: Annotated[
         Path | None,
-        typer.Option("--card", help="Write held-out scores per gene into this model's card."),
+        typer.Option(
+            "--card",
+            help="Write held-out scores per gene into this model's card; its recipe and features "
+            "are evaluated.",
+        ),
     ] = None,
     encoder: EncoderOption = DEFAULT_ENCODER,
     weights: WeightsOption = None,
+    levels: Annotated[
+        str, typer.Option("--levels", help="multilevel or penultimate features.")
+    ] = "multilevel",
     scale_um: ScaleOption = None,
-    fold: Annotated[
-        list[str] | None, typer.Option("--fold", help="Run only this fold (repeatable).")
-    ] = None,
+    tile_mpp: TileMppOption = None,
+    tile_px: TilePxOption = None,
+    resampling: ResamplingOption = "area",
     exclude_section: Annotated[
         list[str] | None, typer.Option("--exclude-section", help="Leave a section out.")
     ] = None,
     exclude_donor: Annotated[
         list[str] | None, typer.Option("--exclude-donor", help="Leave a donor out.")
     ] = None,
+    allow_donor: AllowDonorOption = None,
+    allow_twins: AllowTwinsOption = None,
     permutations: Annotated[
         int, typer.Option("--permutations", min=0, help="Shuffles of the pairs for the null.")
     ] = 100,
@@ -80,6 +130,7 @@ def evaluate(
     seed: Annotated[
         int, typer.Option("--seed", min=0, max=MOST_SEED, help="Of everything that is drawn.")
     ] = 0,
+    seeds: SeedsOption = 1,
     image: ImageOption = None,
     species: SpeciesOption = None,
     slide_mpp: SlideMppOption = None,
@@ -109,28 +160,28 @@ def evaluate(
             "--start", min=1, help="With --growth: donors (or sections) at the first step."
         ),
     ] = 1,
-    figure: Annotated[
-        Path | None, typer.Option("--figure", help="With --growth: draw the curves (.png).")
-    ] = None,
 ) -> None:
-    """Leave one section or donor out, with baselines on the same folds; or compare two files.
+    """Leave one donor or section out, with baselines on the same folds; or compare two files.
 
-    With a sheet: our recipe, BLEEP on published and on equal features, ridge with and without our
-    features and post-processing, kNN and the mean profile, in one table.
+    With a sheet: our recipes, BLEEP, ridge, kNN and further baselines, with our features and
+    post-processing and without, in one table; a donor is held out whole where there are two.
+    With --merge: documents of single folds (--fold, such as one a job) become one.
     With --growth: the others are added one at a time, to an atlas whose model stays as it was
     first trained, beside a model that is trained again at every step.
     With --pred and --truth: the correlation per gene of an imputed file with what was measured.
     """
+    named = list(paths or ())
     refuse_mixed(context, growth=growth)
-    if json_out is not None:
-        refuse_output(json_out, reads=(sheet, pred, truth))
-    if figure is not None:
-        refuse_figure(figure, sheet, json_out)
+    refuse_outputs(json_out, html, figure, reads=(*named, pred, truth, splits))
+    if merge:
+        refuse_beside(context, "--merge", WITH_MERGE)
+        _merge(named, json_out=json_out, html=html, figure=figure, as_json=as_json)
+        return
     if pred is not None or truth is not None:
-        if sheet is not None:
+        if named:
             raise InputError(
                 "a sample sheet and --pred are two different evaluations",
-                where=sheet,
+                where=named[0],
                 hint="leave one of them out",
             )
         _compare(
@@ -138,115 +189,191 @@ def evaluate(
             species=species, bin_um=bin_um, allow_loss=allow_loss,
         )  # fmt: skip
         return
-    if sheet is None:
-        raise InputError("nothing to evaluate", hint="give a sample sheet, or --pred and --truth")
-    if sheet.exists() and not is_sheet(sheet):
-        raise InputError(
-            "is no sample sheet",
-            where=sheet,
-            hint="give a .csv or .tsv with one row a section",
-        )
+    sheet = _one_sheet(named)
     rows = without(
         rows_of(sheet, image=image, species=species),
         sections=exclude_section or (),
         donors=exclude_donor or (),
         where=sheet,
     )
-    donor_of = {r.section: r.donor for r in rows}
-    only = tuple(fold) if fold else None
     load = partial(
-        load_all,
-        slide_mpp=slide_mpp,
-        min_counts=min_counts,
-        min_genes=min_genes,
-        bin_um=bin_um,
-        allow_loss=allow_loss,
-        mask=mask,
-        allow_misfit=allow_misfit,
-        overlay=overlay,
-    )
-    encoding = Encoding(
-        encoder,
-        weights,
-        tuple(scale_um or DEFAULT_SCALES_UM),
+        load_all, slide_mpp=slide_mpp, min_counts=min_counts, min_genes=min_genes, bin_um=bin_um,
+        allow_loss=allow_loss, mask=mask, allow_misfit=allow_misfit, overlay=overlay,
+    )  # fmt: skip
+    from bleepdb.evaluation import Features, Settings
+    from bleepdb.evaluation.settings import DEFAULT_RECIPES
+
+    features = Features(
+        encoder, weights, levels, DEFAULT_SCALES_UM, tile_px, resampling,
         most_upsampling(allowed=allow_upsampling),
-    )
+    )  # fmt: skip
+    if scale_um or tile_mpp:
+        px = _tile_px(features) if tile_mpp else 0
+        features = replace(features, scales_um=scales_of(scale_um, tile_mpp, px))
     if growth:
-        from bleepdb.evaluation import GrowthSettings, growth_folds
-
-        how = GrowthSettings(by=by, orders=orders, start=start, seed=seed, only=only)
-        growth_folds(donor_of, how)  # refused now, not after encoding
-        pairs = encoding.ours(load(rows))
-        evaluate_growth(pairs, how, json_out=json_out, figure=figure, as_json=as_json)
+        _grow(
+            rows, load, features, by=by, orders=orders, start=start, seed=seed, fold=fold,
+            recipe=recipe, json_out=json_out, figure=figure, as_json=as_json,
+        )  # fmt: skip
         return
-    from bleepdb.encoders import load_model, save_model
-    from bleepdb.evaluation import Report, Settings, folds_of, run
-    from bleepdb.files import write_json
-
-    settings = Settings(by=by, permutations=permutations, seed=seed, epochs=epochs, only=only)
-    folds_of(donor_of, settings)  # refused now, not after encoding
-    model = None if card is None else load_model(card, check_here=False)
-    ours, published = encoding.twice(load(rows))
-    with bar(f"leaving one {by} out") as move:
-        folds = run(ours, published, settings, progress=move)
-    report = Report.of(folds, settings, ours, published)
-    document = report.to_json()  # once: it says when it was made
-    if json_out is not None:
-        write_json(json_out, document)
-    if model is not None and card is not None:
-        save_model(model.with_scores(report.card_scores(model.panel)), card, overwrite=True)
-    if as_json:
-        print_json(document)
-        return
-    show(report)
-    if json_out is not None:
-        note(f"whole report: {json_out}")
+    settings = Settings(
+        by=by, permutations=permutations, seed=seed, seeds=seeds, epochs=epochs,
+        only=tuple(fold) if fold else None, recipes=tuple(recipe or DEFAULT_RECIPES),
+        methods=tuple(methods) if methods else None, train=tuple(train or ()),
+        test=tuple(test or ()), splits=splits, allow_donors=tuple(allow_donor or ()),
+        allow_twins=tuple(allow_twins or ()),
+    )  # fmt: skip
+    model = None
     if card is not None:
+        model, settings, features = _of_card(
+            card, settings, features, chosen=bool(recipe),
+            encoded=any(n in ENCODING for n in given(context)),
+        )  # fmt: skip
+    report = _evaluate(rows, load, settings, features)
+    document = report.to_json()  # once: it says when it was made
+    if model is not None and card is not None:
+        from bleepdb.encoders import save_model
+
+        save_model(model.with_scores(report.card_scores(model.panel)), card, overwrite=True)
+    _give(report, document, json_out=json_out, html=html, figure=figure, as_json=as_json)
+    if card is not None and not as_json:
         note(f"scores written into {card}; index again to pass them on to an atlas")
 
 
-def show(
-    report: Report, *, ceiling: dict[str, float] | None = None, title: str | None = None
-) -> None:
-    """Show the table of an evaluation, its null, its comparisons and its one sentence."""
-    from bleepdb.evaluation import OURS
-
-    means, sets = report.means(), report.sets
-    names = [OURS, *(name for name in means if name != OURS)]
-    rows = []
-    for name in names:
-        cells = [name]
-        for key in sets:
-            low, high = report.interval_of(name, key)
-            cells.append(f"{means[name][key]:.3f} [{low:.2f},{high:.2f}]")
-        rows.append(cells)
-    if ceiling is not None:
-        rows.append(["ceiling that the simulator knows", *(f"{ceiling[k]:.3f}" for k in sets)])
-        share = (f"{means[OURS][k] / ceiling[k]:.2f}" for k in sets)
-        rows.append([f"{OURS} / ceiling", *share])
-    held = ", ".join(f.split.name for f in report.folds)
-    out.print(
-        table(
-            title or f"Mean PCC per gene over held-out spots (held out: {held})",
-            ["method", *sets],
-            rows,
-            caption=report.interval_label,
+def _one_sheet(paths: list[Path]) -> Path:
+    if not paths:
+        raise InputError("nothing to evaluate", hint="give a sample sheet, or --pred and --truth")
+    if len(paths) > 1:
+        raise InputError(
+            f"{len(paths)} paths, where one sample sheet is read",
+            where=paths[1],
+            hint="put all sections into one sheet; to put documents of folds together, add --merge",
         )
+    if paths[0].exists() and not is_sheet(paths[0]):
+        raise InputError(
+            "is no sample sheet", where=paths[0], hint="give a .csv or .tsv with one row a section"
+        )
+    return paths[0]
+
+
+def _tile_px(features: Features) -> int:
+    """Pixels of a tile, where its edge hangs on them."""
+    from bleepdb.encoders import default_tile_px
+
+    return features.tile_px or default_tile_px(features.backbone())
+
+
+def _evaluate(
+    rows: list[SheetRow],
+    load: Callable[[list[SheetRow]], list[Section]],
+    settings: Settings,
+    features: Features,
+) -> Report:
+    from bleepdb.evaluation import check, evaluate
+
+    donor_of = {r.section: r.donor for r in rows}
+    check(donor_of, settings)  # refused now, not after reading
+    held_out, why = settings.held_out(donor_of)
+    note(f"held out: {held_out} ({why})")
+    sections = load(rows)
+    with stages("evaluating") as move:
+        return evaluate(sections, settings, features, progress=move)
+
+
+def _merge(
+    paths: list[Path],
+    *,
+    json_out: Path | None,
+    html: Path | None,
+    figure: Path | None,
+    as_json: bool,
+) -> None:
+    from bleepdb.evaluation import merge_documents
+
+    report = merge_documents(paths)
+    _give(report, report.to_json(), json_out=json_out, html=html, figure=figure, as_json=as_json)
+
+
+def _give(
+    report: Report,
+    document: dict[str, Any],
+    *,
+    json_out: Path | None,
+    html: Path | None,
+    figure: Path | None,
+    as_json: bool,
+) -> None:
+    """Write what was asked for, and show the tables or print the document."""
+    if json_out is not None:
+        from bleepdb.evaluation.document import write_document
+
+        write_document(json_out, document)
+    if html is not None:
+        from bleepdb.view.evaluation_page import write_page
+
+        write_page(document, html)
+    if figure is not None:
+        from bleepdb.view.evaluation_figures import draw_summary
+
+        draw_summary(document, figure)
+    if as_json:
+        from bleepdb.evaluation.document import text_of
+
+        write_out(text_of(document))
+        return
+    show(report)
+    for what, path in (("whole report", json_out), ("page", html), ("picture", figure)):
+        if path is not None:
+            note(f"{what}: {path}")
+
+
+def _of_card(
+    card: Path, settings: Settings, features: Features, *, chosen: bool, encoded: bool
+) -> tuple[Model, Settings, Features]:
+    """Return a model, and how and on what it is evaluated: by its own recipe, on its features."""
+    from bleepdb.encoders import load_model
+    from bleepdb.evaluation.carding import features_of, refuse_other_features, settings_of
+
+    model = load_model(card, check_here=False)
+    how = settings_of(model, settings, chosen=chosen, where=card)
+    on = features if encoded else features_of(model, features, where=card)
+    refuse_other_features(model, on, where=card)
+    return model, how, on
+
+
+def _grow(
+    rows: list[SheetRow],
+    load: Callable[[list[SheetRow]], list[Section]],
+    features: Features,
+    *,
+    by: str,
+    orders: int,
+    start: int,
+    seed: int,
+    fold: list[str] | None,
+    recipe: list[str] | None,
+    json_out: Path | None,
+    figure: Path | None,
+    as_json: bool,
+) -> None:
+    from bleepdb.evaluation import GrowthSettings, growth_folds
+    from bleepdb.evaluation.splitting import resolve
+
+    if recipe and len(recipe) > 1:
+        raise InputError("--growth takes one recipe", hint="give --recipe once")
+    donor_of = {r.section: r.donor for r in rows}
+    held_out, why = resolve(by, donor_of, least=start + 2)
+    how = GrowthSettings(
+        by=held_out, orders=orders, start=start, seed=seed, only=tuple(fold) if fold else None
     )
-    lines = []
-    for other, found in report.comparisons().items():
-        cells = [f"{OURS} against {other}"]
-        for key in sets:
-            one = found[key]
-            ratio = "-" if one["ratio"] is None else f"{one['ratio']:.2f}x"
-            cells.append(f"{ratio} [{one['low']:+.3f},{one['high']:+.3f}]")
-        lines.append(cells)
-    for key_name, label in (("mean", "shuffled pairs, mean"), ("p99", "shuffled pairs, 99th pct")):
-        null = report.null()
-        if null:
-            lines.append([label, *(f"{null[k][key_name]:+.3f}" for k in sets)])
-    out.print(table("Ratio [interval of the difference]; the null", ["", *sets], lines))
-    out.print(report.summary(), soft_wrap=True)
+    if recipe:
+        how = replace(how, recipe=recipe[0])
+    growth_folds(donor_of, how)  # refused now, not after encoding
+    note(f"held out and added: {held_out} ({why})")
+    sections = load(rows)
+    with bar("encoding tiles") as move:
+        pairs = features.ours(sections, progress=move)
+    evaluate_growth(pairs, how, json_out=json_out, figure=figure, as_json=as_json)
 
 
 def _compare(
@@ -283,20 +410,3 @@ def _compare(
         print_json(document)
         return
     show_comparison(comparison)
-
-
-def show_comparison(comparison: Comparison) -> None:
-    """Show the scores of an imputed file beside the truth."""
-    rows = [
-        (name, str(n), f"{pcc:.3f}", str(lost), f"{top:.3f}")
-        for name, n, pcc, lost, top in comparison.rows()
-    ]
-    out.print(
-        table(
-            "Imputed beside measured: mean PCC per gene over places",
-            ("genes", "number", "PCC", "without a score", "noise ceiling"),
-            rows,
-            caption=f"{comparison.places} places joined by {comparison.joined_by} "
-            f"({comparison.of_predicted} imputed, {comparison.of_truth} measured)",
-        )
-    )

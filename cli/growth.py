@@ -2,53 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bleepdb.errors import InputError
-
-from .inputs import refuse_output
 from .render import bar, note, out, print_json, table
 
 if TYPE_CHECKING:
-    import typer
+    from pathlib import Path
 
     from bleepdb.evaluation import GrowthReport, GrowthSettings
     from bleepdb.evaluation.growth_report import Estimate, Kind
     from bleepdb.training import Pairs
-
-GROWTH_ALONE = ("orders", "start", "figure")
-NEVER_GROWTH = ("pred", "truth", "card", "permutations", "epochs")
-
-
-def refuse_mixed(context: typer.Context, *, growth: bool) -> None:
-    """Refuse options that would be ignored: those of growth without it, others beside it."""
-    named = [
-        name
-        for name in (NEVER_GROWTH if growth else GROWTH_ALONE)
-        if (source := context.get_parameter_source(name)) is not None
-        and source.name == "COMMANDLINE"
-    ]
-    if not named:
-        return
-    options = ", ".join(f"--{name}" for name in named)
-    if growth:
-        raise InputError(
-            f"{options} cannot be given with --growth",
-            hint="leave it out, or evaluate without --growth",
-        )
-    raise InputError(f"{options} needs --growth", hint="add --growth, or leave it out")
-
-
-def refuse_figure(figure: Path, sheet: Path | None, json_out: Path | None) -> None:
-    """Refuse a picture that could not be written, or that would be written over the report."""
-    if figure.suffix.lower() != ".png":
-        raise InputError("is no .png", where=figure, hint="name the picture NAME.png")
-    if json_out is not None and figure.absolute() == json_out.absolute():
-        raise InputError(
-            "is named for the report and for the picture", where=figure, hint="name two files"
-        )
-    refuse_output(figure, reads=(sheet,))
 
 
 def evaluate_growth(

@@ -74,7 +74,12 @@ def note(text: str) -> None:
 
 def print_json(document: Any) -> None:  # noqa: ANN401 - any JSON value
     """Write a JSON document to stdout."""
-    sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_out(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_out(text: str) -> None:
+    """Write text to stdout as it is."""
+    sys.stdout.write(text)
 
 
 @contextmanager
@@ -91,6 +96,23 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=log, disable=not log.is_terminal) as progress:
         task = progress.add_task(plain(what), total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def stages(what: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Show a bar whose words change; give the function that moves it: (done, total, what)."""
+    columns = (
+        SpinnerColumn(),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=log, disable=not log.is_terminal) as progress:
+        task = progress.add_task(plain(what), total=None)
+        yield lambda done, total, text: progress.update(
+            task, completed=done, total=total, description=plain(text)
+        )
 
 
 def table(

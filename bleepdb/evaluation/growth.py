@@ -24,7 +24,9 @@ import numpy as np
 from bleepdb.errors import InputError
 from bleepdb.evaluation.held_out import HeldOutTruth
 from bleepdb.evaluation.imputing import retrieve
-from bleepdb.evaluation.protocol import Settings, folds_of, refuse_twins
+from bleepdb.evaluation.settings import Settings, folds_of
+from bleepdb.evaluation.splitting import DONOR, SECTION
+from bleepdb.evaluation.twins import pairs_across, refuse_twins
 from bleepdb.files import digest
 from bleepdb.metrics import mean_score
 from bleepdb.training.recipes import check_recipe, fit
@@ -72,7 +74,8 @@ class GrowthSettings:
     hyper: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        Settings(by=self.by)
+        if self.by not in {DONOR, SECTION}:
+            raise InputError(f"cannot hold out by {self.by!r}", hint="choose donor or section")
         if not 1 <= self.orders <= MOST_ORDERS or self.start < 1 or self.seed < 0:
             raise InputError(
                 f"{self.orders} orders, a start of {self.start}, seed {self.seed}",
@@ -257,11 +260,12 @@ def grow(
     Raises
     ------
     InputError
-        As `growth_folds`, or if two sections hold the same counts.
+        As `growth_folds`, or if two sections hold the same counts, or nearly.
     GeneError
         If sections share too few genes.
     """
-    refuse_twins(pairs)
+    donors = {s.section: s.donor for s in pairs.sections}
+    refuse_twins(pairs.sections, pairs_across(growth_folds(donors, settings)))
     plans = _plans(pairs, settings)
     jobs: dict[frozenset[str], dict[_Run, None]] = {}
     for plan in plans:

@@ -1,4 +1,4 @@
-"""Leave one section or donor out: every method on the same folds, genes and spots.
+"""Leave one donor or section out, or what lists name: every method on the same folds and genes.
 
 A score of a fold is the mean over its held-out sections of the correlation over the spots of each:
 sections differ in depth and stain, and what separates them is no prediction of tissue.
@@ -10,320 +10,344 @@ is held out and its donor stays in training, the report says so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import scipy.sparse as sp
 
-from bleepdb.errors import InputError
-from bleepdb.evaluation.held_out import HeldOutTruth
-from bleepdb.evaluation.imputing import predict_with
-from bleepdb.evaluation.methods import (
-    BASELINES,
-    BLEEP_ALL,
-    BLEEP_EQUAL,
-    BLEEP_PUBLISHED,
-    OURS,
-    RIDGE_EQUAL,
-    Fold,
-    fit_ours,
+from bleepdb.evaluation.fold_result import (
+    MEASURED,
+    FoldResult,
+    SectionScores,
+    Structure,
+    number,
+    rounded,
 )
-from bleepdb.files import digest
-from bleepdb.gene_sets import HVG
-from bleepdb.metrics import (
-    mean_score,
-    permutation_null,
-    rmse_per_gene,
-    variance_ratio_per_gene,
-)
-from bleepdb.splits import interval, leave_one_donor_out, leave_one_section_out
-from bleepdb.training.recipes.linear import Folded, LinearSettings
+from bleepdb.evaluation.held_out import HeldOutTruth, ScoredTarget
+from bleepdb.evaluation.imputing import retrieve
+from bleepdb.evaluation.methods import BLEEP_PUBLISHED, RIDGE_EQUAL, Fold
+from bleepdb.evaluation.rows import rows_of
+from bleepdb.evaluation.scoring import Scorer, Scores
+from bleepdb.evaluation.settings import Settings, folds_of
+from bleepdb.evaluation.structure import donor_mixing
+from bleepdb.evaluation.twins import allowed_twins, pairs_across, refuse_twins
+from bleepdb.metrics import mean_score, permutation_null
+from bleepdb.training.recipes.linear import Folded, LinearSettings, tune
 from bleepdb.training.tuning import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from bleepdb.panel import Panel
+    from bleepdb.encoders import Model
+    from bleepdb.evaluation.rows import Rows
     from bleepdb.splits import Split
     from bleepdb.training import Pairs
+    from bleepdb.training.recipes.registry import Recipe
 
+LINEAR: Final = "linear"
 PREDICTABLE_PCC: Final = 0.2
-COMPARED: Final = (BLEEP_PUBLISHED, BLEEP_EQUAL, BLEEP_ALL, RIDGE_EQUAL)
+STRUCTURE_OF: Final = (RIDGE_EQUAL, BLEEP_PUBLISHED)
+"""Methods whose matrices are kept, beside ours."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How an evaluation is run.
+class Encoded:
+    """The same sections, encoded in up to three ways.
 
     Attributes
     ----------
-    by
-        ``"section"`` or ``"donor"``: what is held out.
-    permutations
-        Shuffles of the pairs for the null; 0 for none.
-    seed
-        Of shuffles, bootstrap draws, thinning and bleep's training.
-    epochs
-        Of the bleep recipe.
-    only
-        Names of the folds to run; None for all.
+    ours
+        On our features.
+    published
+        On penultimate features of one scale, or None where no row takes them.
+    colour
+        On colour and nuclear density, or None likewise.
     """
 
-    by: str = "section"
-    permutations: int = 100
-    seed: int = 0
-    epochs: int = 150
-    only: tuple[str, ...] | None = None
+    ours: Pairs
+    published: Pairs | None = None
+    colour: Pairs | None = None
 
     def __post_init__(self) -> None:
-        if self.by not in {"section", "donor"}:
-            raise InputError(f"cannot hold out by {self.by!r}", hint="choose section or donor")
-        if self.permutations < 0 or self.epochs < 1 or self.seed < 0:
-            raise InputError(
-                f"{self.permutations} permutations, {self.epochs} epochs, seed {self.seed}",
-                hint="give 0 or more, 1 or more, and 0 or more",
-            )
+        digests = [s.digest for s in self.ours.sections]
+        for other in (self.published, self.colour):
+            if other is not None and [s.digest for s in other.sections] != digests:
+                message = "the kinds of features are not of the same sections"
+                raise ValueError(message)
 
+    @property
+    def donors(self) -> dict[str, str]:
+        """Section -> donor."""
+        return {s.section: s.donor for s in self.ours.sections}
 
-@dataclass(frozen=True)
-class FoldResult:
-    """What one fold gave.
+    def fold(self, split: Split, seed: int, epochs: int) -> Fold:
+        """Return the two sides of a split on all features."""
 
-    Attributes
-    ----------
-    split
-        What was held out.
-    sets
-        Gene set -> number of genes.
-    members
-        Gene set -> positions of its genes in `genes`.
-    scores
-        Method -> gene set -> mean PCC, genes without a score counted as 0.
-    undefined
-        Method -> gene set -> number of genes without a score.
-    rmse, variance_ratio
-        Method -> mean over HVG.
-    draws
-        Method -> gene set -> (DRAWS,) bootstrap scores over spatial blocks.
-    null
-        Gene set -> (permutations,) scores of shuffled pairs.
-    alpha
-        The penalty that inner folds chose for the linear recipe.
-    genes
-        The training panel.
-    pcc, ceiling
-        (genes,) held-out PCC of the linear recipe, and the noise ceiling of the held-out spots;
-        NaN where no held-out section measured the gene or all are constant.
-    in_training_donor
-        Whether a donor of the held-out sections was trained on.
-    imputed
-        (held-out spots, genes) values of the linear recipe, for pictures.
-    """
+        def target(pairs: Pairs) -> Target:
+            return ScoredTarget(pairs.subset(split.train), pairs.subset(split.test))
 
-    split: Split
-    sets: dict[str, int]
-    members: dict[str, NDArray[np.int64]]
-    scores: dict[str, dict[str, float]]
-    undefined: dict[str, dict[str, int]]
-    rmse: dict[str, float]
-    variance_ratio: dict[str, float]
-    draws: dict[str, dict[str, NDArray[np.float64]]]
-    null: dict[str, NDArray[np.float64]]
-    alpha: float
-    genes: Panel
-    pcc: NDArray[np.float64]
-    ceiling: NDArray[np.float64]
-    in_training_donor: bool
-    imputed: NDArray[np.float32]
-
-
-def splits_of(pairs: Pairs, settings: Settings) -> list[Split]:
-    """Return the folds.
-
-    Raises
-    ------
-    InputError
-        If there are too few sections or donors, or a fold that was named does not exist.
-    """
-    return folds_of({s.section: s.donor for s in pairs.sections}, settings)
-
-
-def folds_of(donor_of: Mapping[str, str], settings: Settings) -> list[Split]:
-    """Return the folds of sections that need not be read yet; errors as `splits_of`.
-
-    Parameters
-    ----------
-    donor_of
-        Section -> donor.
-    settings
-        How.
-    """
-    made = (
-        leave_one_donor_out(donor_of) if settings.by == "donor" else leave_one_section_out(donor_of)
-    )
-    if settings.only is None:
-        return made
-    unknown = set(settings.only) - {s.name for s in made}
-    if unknown:
-        raise InputError(
-            f"no fold {', '.join(sorted(unknown))}",
-            hint=f"there is {', '.join(s.name for s in made)}",
+        return Fold(
+            target(self.ours),
+            None if self.published is None else target(self.published),
+            seed,
+            epochs,
+            None if self.colour is None else target(self.colour),
         )
-    return [s for s in made if s.name in settings.only]
 
 
 def run(
     ours: Pairs,
-    published: Pairs,
+    published: Pairs | None,
     settings: Settings,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    colour: Pairs | None = None,
+    refuse: bool = True,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> list[FoldResult]:
     """Run all folds.
 
     Parameters
     ----------
-    ours, published
-        The same sections on our features, and on penultimate features of one scale.
+    ours, published, colour
+        The same sections on our features, on penultimate features of one scale, and on colour
+        and nuclear density. The last two may be None where no row takes them.
     settings
         How.
+    refuse
+        Look for near-duplicate counts across the splits; False where that was done before.
     progress
-        Called with (steps done, steps).
+        Called with (steps done, steps, what is being done).
 
     Raises
     ------
     InputError
-        If there are too few sections or donors, or two sections hold the same counts.
+        If there are too few sections or donors, lists have faults, or near-duplicates stand on
+        two sides of a split.
     ValueError
-        If the two are not of the same sections.
+        If the kinds of features are not of the same sections, or a row lacks its features.
     """
-    if [s.digest for s in ours.sections] != [s.digest for s in published.sections]:
-        message = "the two kinds of features are not of the same sections"
-        raise ValueError(message)
-    refuse_twins(ours)
-    folds = splits_of(ours, settings)
-    steps = len(folds) * (len(BASELINES) + 2)
-    done = 0
+    encoded = Encoded(ours, published, colour)
+    folds = folds_of(encoded.donors, settings)
+    if refuse:
+        refuse_twins(
+            ours.sections,
+            pairs_across(folds),
+            allowed=allowed_twins(settings.allow_twins, ours.names),
+        )
+    rows = rows_of(settings)
+    times = sum(len(settings.drawn) if m.draws else 1 for m in rows.methods)
+    steps, done = len(folds) * (times + 1), 0
 
-    def step() -> None:
+    def step(what: str) -> None:
         nonlocal done
-        done += 1
         if progress is not None:
-            progress(done, steps)
+            progress(done, steps, what)
+        done += 1
 
-    return [_fold(split, ours, published, settings, step) for split in folds]
+    made = [_fold(split, encoded, settings, rows, step) for split in folds]
+    step("done")
+    return made
 
 
 def _fold(
-    split: Split, ours: Pairs, published: Pairs, settings: Settings, step: Callable[[], None]
+    split: Split,
+    encoded: Encoded,
+    settings: Settings,
+    rows: Rows,
+    step: Callable[[str], None],
 ) -> FoldResult:
-    target = Target(ours.subset(split.train), ours.subset(split.test))
-    other = Target(published.subset(split.train), published.subset(split.test))
-    fold = Fold(target, other, settings.seed, settings.epochs)
-    model = fit_ours(fold)
-    every = np.arange(len(target.inside.panel))
-    imputed = predict_with(model, target, every)
-    values: dict[str, NDArray[np.floating[Any]]] = {}
-    for method in BASELINES:
-        values[method.name] = method.predict(fold)
-        step()
-    values[OURS] = imputed[:, target.genes]
-    step()
+    methods = rows.methods
+    first = encoded.fold(split, settings.seed, settings.epochs)
+    folds = {seed: replace(first, seed=seed) for seed in settings.drawn}
+    target = first.ours
     held = HeldOutTruth.of(target)
-    per_gene = {name: held.pcc(v) for name, v in values.items()}
-    alpha = float(model.hyper["alpha"])
-    null = _null(target, held, alpha, settings)
-    step()
-    hvg = held.sets.get(HVG, np.arange(len(target.genes)))
+    every = np.arange(len(target.inside.panel))
+    whole = HeldOutTruth.of(target, every)
+    scorer = Scorer(held, settings.seed)
+    found: dict[str, Scores] = {}
+    by_seed: dict[str, dict[str, list[float]]] = {}
+    ours = _Ours(rows.ours, whole)
+    for method in methods:
+        parts = []
+        for seed in settings.drawn if method.draws else settings.drawn[:1]:
+            step(f"fold {split.name}: {method.name}")
+            if method is methods[0]:
+                values: NDArray[np.floating[Any]] = ours.predict(folds[seed])
+            else:
+                values = method.predict(folds[seed])
+            parts.append(scorer.scores(values))
+        found[method.name] = Scores.mean(parts)
+        if method.draws:
+            each = rounded(np.stack([p.sets for p in parts]))
+            by_seed[method.name] = dict(zip(scorer.names, each.T.tolist(), strict=True))
+    step(f"fold {split.name}: shuffled pairs")
+    observed, null = _null(target, ours.model, settings)
+    ceiling = rounded(held.ceiling(seed=settings.seed))
     train_donors = {s.donor for s in target.inside.sections}
+
+    def per_set(field: str) -> dict[str, dict[str, float]]:
+        return {
+            name: dict(zip(scorer.names, getattr(one, field).tolist(), strict=True))
+            for name, one in found.items()
+        }
+
     return FoldResult(
         split=split,
-        sets={name: len(found) for name, found in target.sets.items()},
-        members=target.sets,
-        scores=_per_set(per_gene, held, 0),
-        undefined=_per_set(per_gene, held, 1),
-        rmse={n: held.mean(rmse_per_gene, v, hvg) for n, v in values.items()},
-        variance_ratio={n: held.mean(variance_ratio_per_gene, v, hvg) for n, v in values.items()},
-        draws={name: held.samples(v, seed=settings.seed) for name, v in values.items()},
+        sets={name: len(w) for name, w in held.sets.items()},
+        scores=per_set("sets"),
+        undefined={
+            name: {k: round(v) for k, v in one.items()}
+            for name, one in per_set("undefined").items()
+        },
+        by_seed=by_seed,
+        rmse={name: float(one.rmse[0]) for name, one in found.items()},
+        variance_ratio={name: float(one.variance_ratio[0]) for name, one in found.items()},
+        moran={
+            name: dict(zip(("measured", "imputed", "agreement"), one.moran.tolist(), strict=True))
+            for name, one in found.items()
+        },
+        sections=tuple(
+            SectionScores(
+                section.section,
+                section.donor,
+                len(section),
+                {
+                    name: dict(zip(scorer.names, one.by_section[i].tolist(), strict=True))
+                    for name, one in found.items()
+                },
+            )
+            for i, section in enumerate(target.outside.sections)
+        ),
+        mixing=ours.mixing(target),
+        draws={
+            name: dict(zip(scorer.names, one.samples, strict=True)) for name, one in found.items()
+        },
         null=null,
-        alpha=alpha,
+        null_observed=observed,
+        chosen=ours.chosen,
+        set_ceiling={name: round(mean_score(ceiling[w])[0], 5) for name, w in held.members.items()},
         genes=target.inside.panel,
-        pcc=HeldOutTruth.of(target, every).pcc(imputed),
-        ceiling=held.ceiling(seed=settings.seed),
+        pcc=rounded(np.mean(ours.pcc, axis=0)),
+        ceiling=ceiling,
+        moran_of_genes=_over_sections(Scorer(whole, settings.seed).moran_of(whole.truth)),
+        structure=_structure(scorer, found, methods[0].name),
+        bulk_genes=tuple(target.inside.panel.symbols[target.genes[i]] for i in scorer.structured),
+        bulk={MEASURED: rounded(scorer.truth_bulk)} | {k: one.bulk for k, one in found.items()},
         in_training_donor=any(s.donor in train_donors for s in target.outside.sections),
-        imputed=imputed,
+        members=held.members,
+        imputed=ours.imputed if settings.keep_values else None,
     )
 
 
-def refuse_twins(pairs: Pairs) -> None:
-    """Refuse sections with the same counts under two names: one would answer for the other.
+class _Ours:
+    """The first recipe on a fold: its values for all genes, its neighbours, what it chose."""
 
-    Raises
-    ------
-    InputError
-        Naming the two.
-    """
-    seen: dict[str, str] = {}
-    for section in pairs.sections:
-        counts = section.counts
-        parts = (counts.indptr, counts.indices, counts.data)
-        mark = digest(*(np.asarray(p).astype("<i8").tobytes() for p in parts))
-        if mark in seen:
-            raise InputError(
-                f"sections {seen[mark]} and {section.section} hold the same counts",
-                hint="keep one of them: held out, it would be found in training under another name",
-            )
-        seen[mark] = section.section
+    def __init__(self, recipe: Recipe, whole: HeldOutTruth) -> None:
+        self.recipe, self.whole = recipe, whole
+        self.pcc: list[NDArray[np.float64]] = []
+        self.model: Model | None = None
+        self.weights: sp.csr_matrix | None = None
+        self.imputed: NDArray[np.float32] | None = None
+
+    def predict(self, fold: Fold) -> NDArray[np.float32]:
+        """Impute the held-out spots for the target's genes; keep the rest of the first seed."""
+        target = fold.ours
+        model = fold.fitted(self.recipe)
+        retrieved = retrieve(model, target.inside.sections, target.outside.sections)
+        values = retrieved.values(target.inside.panel)
+        self.pcc.append(self.whole.pcc(values))
+        if self.model is None:
+            self.model, self.imputed = model, values
+            self.weights = sp.vstack(retrieved.weights, format="csr")
+        return values[:, target.genes]
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """Hyperparameters as JSON has them."""
+        assert self.model is not None  # noqa: S101 - ours is the first row
+        return _plain(dict(self.model.hyper) | {"inner_folds": self.model.training["inner_folds"]})
+
+    def mixing(self, target: Target) -> dict[str, Any] | None:
+        """How donors mix among the neighbours."""
+        assert self.weights is not None  # noqa: S101 - ours is the first row
+        if self.weights.nnz and self.weights.data.min() < 0:
+            return None  # shares of signed weights mean nothing
+        sections = target.inside.sections
+        donors = np.repeat([s.donor for s in sections], [len(s) for s in sections])
+        return _plain(donor_mixing(self.weights, donors))
 
 
-def _per_set(
-    per_gene: dict[str, NDArray[np.float64]], held: HeldOutTruth, which: int
-) -> dict[str, dict[str, Any]]:
-    return {
-        name: {key: mean_score(r[w])[which] for key, w in held.sets.items()}
-        for name, r in per_gene.items()
-    }
+def _structure(scorer: Scorer, found: dict[str, Scores], ours: str) -> Structure | None:
+    genes = scorer.structured
+    target = scorer.held.target
+    if len(genes) < 3:
+        return None
+    return Structure(
+        genes=tuple(target.inside.panel.symbols[target.genes[i]] for i in genes),
+        measured=np.round(scorer.truth_matrix, 4),
+        imputed={
+            name: np.round(one.matrix, 4)
+            for name, one in found.items()
+            if name in (ours, *STRUCTURE_OF)
+        },
+        agreement={name: float(one.agreement[0]) for name, one in found.items()},
+    )
+
+
+def _over_sections(found: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over sections where defined, else NaN."""
+    known = np.isfinite(found)
+    total = np.nansum(found, axis=0) / np.maximum(known.sum(axis=0), 1)
+    return rounded(np.where(known.any(axis=0), total, np.nan))
 
 
 def _null(
-    target: Target, held: HeldOutTruth, alpha: float, settings: Settings
-) -> dict[str, NDArray[np.float64]]:
-    """Scores of the linear recipe refitted on shuffled pairs, shuffled within each section.
+    target: Target, model: Model | None, settings: Settings
+) -> tuple[dict[str, float], dict[str, NDArray[np.float64]]]:
+    """Scores of the linear recipe on the true pairs, and on pairs shuffled within each section.
 
-    The penalty stays the one that was chosen on the true pairs.
+    Its closed form makes many refits cheap, so it stands for the others too. The penalty stays
+    the one that was chosen on the true pairs.
     """
     if settings.permutations < 1:
-        return {}
-    folded = Folded.of(target, LinearSettings())
+        return {}, {}
+    how = LinearSettings()
+    held = HeldOutTruth.of(Target(target.inside, target.outside))  # not on the whole panel
+    target = held.target
+    if model is not None and model.recipe == LINEAR:
+        alpha = float(model.hyper["alpha"])
+    else:
+        alpha, _ = tune(target.inside, how)
+    folded = Folded.of(target, how)
     section = target.inside.section_of_spot
+
+    def scores(order: NDArray[np.int64] | None) -> NDArray[np.float64]:
+        pcc = held.pcc(folded.predict(alpha, order))
+        return rounded(np.array([mean_score(pcc[w])[0] for w in held.sets.values()]))
 
     def shuffled(rng: np.random.Generator) -> NDArray[np.float64]:
         order = np.arange(len(section))
-        for number in range(len(target.inside.sections)):
-            rows = np.flatnonzero(section == number)
+        for number_of in range(len(target.inside.sections)):
+            rows = np.flatnonzero(section == number_of)
             order[rows] = rng.permutation(rows)
-        pcc = held.pcc(folded.predict(alpha, order))
-        return np.array([mean_score(pcc[w])[0] for w in held.sets.values()])
+        return scores(order)
 
     found = permutation_null(shuffled, n=settings.permutations, seed=settings.seed)
-    return {name: found.scores[:, i] for i, name in enumerate(held.sets)}
+    observed = dict(zip(held.sets, scores(None).tolist(), strict=True))
+    return observed, {name: found.scores[:, i] for i, name in enumerate(held.sets)}
 
 
-def mean_over_folds(results: Sequence[FoldResult]) -> dict[str, dict[str, float]]:
-    """Mean score over folds: method -> gene set -> PCC, for the sets that every fold has."""
-    sets = [k for k in results[0].sets if all(r.sets.get(k) for r in results)]
-    return {
-        name: {key: float(np.mean([r.scores[name][key] for r in results])) for key in sets}
-        for name in results[0].scores
-    }
-
-
-def difference(
-    results: Sequence[FoldResult], other: str, gene_set: str
-) -> tuple[float, tuple[float, float]]:
-    """Return how far ours is above another method in the mean over folds, with its interval."""
-    gap = np.mean([r.scores[OURS][gene_set] - r.scores[other][gene_set] for r in results])
-    samples = np.mean([r.draws[OURS][gene_set] - r.draws[other][gene_set] for r in results], axis=0)
-    return float(gap), interval(samples)
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """Return a value as JSON has it: tuples as lists, NumPy's numbers as Python's, NaN as None."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    return number(value) if isinstance(value, float) else value

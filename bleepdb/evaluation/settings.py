@@ -15,6 +15,7 @@ from bleepdb.evaluation.splitting import (
     folds_of_file,
     resolve,
 )
+from bleepdb.training.recipes.registry import RECIPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from bleepdb.splits import Split
 
-DEFAULT_RECIPES: Final = ("linear", "kernel", "average")
+DEFAULT_RECIPES: Final = tuple(n for n in ("linear", "kernel", "average") if n in RECIPES)
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Settings:
         return tuple(range(self.seed, self.seed + self.seeds))
 
     def held_out(self, donor_of: Mapping[str, str]) -> tuple[str, str]:
-        """What is held out (``"donor"``, ``"section"`` or ``"lists"``), and why, in a clause."""
+        """Say what is held out (``"donor"``, ``"section"`` or ``"lists"``), and why."""
         return (LISTS, "as listed") if self.lists else resolve(self.by, donor_of)
 
     def planned(self, donor_of: Mapping[str, str]) -> list[Split]:
@@ -125,9 +126,7 @@ class Settings:
         if self.splits is not None:
             return folds_of_file(self.splits, donor_of, allow_donors=self.allow_donors)
         if self.lists:
-            return [
-                fold_of_lists(self.train, self.test, donor_of, allow_donors=self.allow_donors)
-            ]
+            return [fold_of_lists(self.train, self.test, donor_of, allow_donors=self.allow_donors)]
         return folds_by(self.by, donor_of)
 
 

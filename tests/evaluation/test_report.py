@@ -8,31 +8,56 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bleepdb.evaluation import OURS, methods
-from bleepdb.evaluation.report import Report
-from bleepdb.files import write_json
+from bleepdb.contracts import faults
+from bleepdb.evaluation import OURS, Report, Settings, methods
+from bleepdb.evaluation.document import write_document
+from bleepdb.evaluation.held_out import DRAWS
 from bleepdb.panel import Panel
+from bleepdb.splits import block_draws
 from bleepdb.training import fit
+
+RIDGE = methods.RIDGE_EQUAL
 
 
 def test_the_document_is_plain_json_and_complete(report, tmp_path):
     document = report.to_json()
-    write_json(tmp_path / "report.json", document)  # refuses NaN
+    write_document(tmp_path / "report.json", document)  # refuses NaN
     read = json.loads((tmp_path / "report.json").read_text())
     assert read == document
-    assert read["sections"] == {"S0": "A", "S1": "A", "S2": "B"}
+    assert faults("evaluation", read) == []
+    assert read["donors"] == {"S0": "A", "S1": "A", "S2": "B"}
+    assert read["held_out"] == "section"
     assert [f["in_training_donor"] for f in read["folds"]] == [True, True, False]
     assert read["run_card"]["seeds"] == {"evaluation": 0}
-    assert read["methods"].keys() == read["mean"].keys() == read["interval"].keys()
-    for name, (low, high) in read["interval"][OURS].items():
-        assert low <= read["mean"][OURS][name] + 0.05
-        assert high >= read["mean"][OURS][name] - 0.05
-        assert read["noise_ceiling"][name] > 0
+    names = [m["name"] for m in read["methods"]]
+    assert names[0] == read["ours"] == OURS
+    assert list(read["results"]) == names == [OURS, *read["comparisons"]]
+    for name, found in read["results"][OURS].items():
+        assert found["low"] <= found["mean"] + 0.05
+        assert found["high"] >= found["mean"] - 0.05
+        assert found["sd_over_seeds"] is None
+        assert read["ceiling"][name] > 0
     genes = read["genes"]
     assert len(genes["symbol"]) == len(genes["pcc"]) == len(genes["predictable"]) == 70
     assert any("training donors" in note for note in read["notes"])
     assert read["features"]["ours"]["levels"] == "multilevel"
     assert read["features"]["published"]["levels"] == "penultimate"
+    assert read["features"]["colour"] is None
+    structure = read["structure"]
+    assert len(structure["genes"]) == len(structure["measured"]) > 3
+    assert structure["agreement"][OURS] > structure["agreement"][methods.BLEEP_PUBLISHED] - 1
+    assert set(structure["imputed"]) == set(read["settings"]["structure_of"])
+    assert read["pseudobulk"].keys() == set(names)
+    mixing = read["folds"][2]["mixing"]
+    assert mixing["share"] == {"A": pytest.approx(1)}
+
+
+def test_a_document_that_lost_something_breaks_the_schema(report):
+    document = report.to_json()
+    for key in ("seeds", "folds", "results", "interval_label"):
+        assert faults("evaluation", {k: v for k, v in document.items() if k != key})
+    assert faults("evaluation", document | {"more": 1})
+    assert faults("evaluation", document | {"version": 1})
 
 
 def test_means_are_over_folds(report):
@@ -53,7 +78,7 @@ def test_a_set_that_one_fold_lacks_is_left_out(report):
     poorer = replace(report, folds=[first, *report.folds[1:]])
     assert "MG" in report.sets
     assert "MG" not in poorer.sets
-    assert poorer.to_json()["mean"][OURS].keys() == set(poorer.sets)
+    assert poorer.to_json()["results"][OURS].keys() == set(poorer.sets)
 
 
 def test_without_shuffles_there_is_no_null(report):
@@ -108,14 +133,70 @@ def test_the_sentence_says_where_a_ridge_is_enough(report):
     assert mixed.endswith("a ridge is enough")
 
 
+def test_without_an_equal_ridge_the_sentence_says_so(report):
+    kept = tuple(m for m in report.about.methods if m["name"] != methods.RIDGE_EQUAL)
+    fewer = replace(report, about=replace(report.about, methods=kept))
+    assert "not known" in fewer.summary()
+
+
 def test_intervals_are_labelled_for_what_they_are(report):
     assert "stays in training" in report.interval_label
-    alone = replace(report, donors=dict.fromkeys(report.donors, "A"))
-    assert "within one donor" in alone.interval_label
-    apart = replace(report, settings=replace(report.settings, by="donor"))
+    one = replace(report.about, donors=dict.fromkeys(report.about.donors, "A"))
+    assert "within donor, serial sections" in replace(report, about=one).interval_label
+    apart = replace(report, about=replace(report.about, held_out="donor"))
     assert "held-out donors" in apart.interval_label
 
 
+def many_donors(report, gaps):
+    """The same report with one section of its own donor a fold, and ours that far above."""
+    folds = []
+    for i, gap in enumerate(gaps):
+        one = report.folds[i % 3]
+        scores = {RIDGE: {"HEG": 0.1 * i}, OURS: {"HEG": 0.1 * i + gap}}
+        section = replace(one.sections[0], donor=f"D{i}", scores=scores)
+        folds.append(replace(one, sections=(section,), in_training_donor=False))
+    return replace(report, folds=tuple(folds))
+
+
+def test_intervals_are_over_donors_where_there_are_five_and_paired(report):
+    """A steady lead has no width, however far donors lie apart; one donor may decide."""
+    gaps = [0.02, 0.02, 0.02, 0.02, 0.02, 0.02]
+    steady = many_donors(report, gaps).bootstrap
+    assert steady.over_donors
+    assert steady.difference(OURS, RIDGE, "HEG") == pytest.approx((0.02, 0.02))
+    low, high = steady.interval(RIDGE, "HEG")
+    assert low < 0.2
+    assert high > 0.3
+    one = many_donors(report, [0.3, 0, 0, 0, 0, 0]).bootstrap
+    low, high = one.difference(OURS, RIDGE, "HEG")
+    assert low == 0
+    assert high == pytest.approx(0.15)
+    assert "over 6 held-out donors, paired" in steady.label({}, "donor")
+    assert not many_donors(report, gaps[:4]).bootstrap.over_donors
+    assert "over 4" not in many_donors(report, gaps[:4]).interval_label
+
+
+def test_drawing_donors_takes_all_their_sections(report):
+    """Against a plain loop over donors."""
+    folds = many_donors(report, [0.0] * 5).folds
+    first = folds[0]
+    two = replace(first, sections=(first.sections[0], replace(first.sections[0], donor="D1")))
+    boot = replace(many_donors(report, [0.0] * 5), folds=(two, *folds[1:])).bootstrap
+    found = boot.samples(OURS, "HEG")
+    donors = ["D0", "D1", "D1", "D2", "D3", "D4"]
+    share = [0.5, 0.5, 1, 1, 1, 1]
+    scores = [s.scores[OURS]["HEG"] for f in boot.folds for s in f.sections]
+    drawn = block_draws(np.array([int(d[1]) for d in donors]), n=DRAWS, seed=0)
+    for times, value in zip(drawn[:20], found[:20], strict=True):
+        weight = times * np.array(share)
+        assert value == pytest.approx((weight * scores).sum() / weight.sum())
+
+
 def test_a_report_is_made_of_what_was_run(report, three):
-    again = Report.of(report.folds, report.settings, *three)
-    assert again.to_json()["mean"] == report.to_json()["mean"]
+    settings = Settings(by="section", permutations=25, epochs=3, recipes=("linear",),
+                        methods=("mean profile", "image kNN", "ridge", "bleep"))  # fmt: skip
+    again = Report.of(report.folds, settings, *three)
+    first, second = report.to_json(), again.to_json()
+    assert {k: v for k, v in first.items() if k != "run_card"} == {
+        k: v for k, v in second.items() if k != "run_card"
+    }
