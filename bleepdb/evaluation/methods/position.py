@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from bleepdb.evaluation.methods.base import NO_FEATURES, Fold, Method
 from bleepdb.evaluation.methods.post import Goal, settings_for
@@ -31,7 +32,7 @@ POSITION: Final = "position smoother"
 POSITION_EQUAL: Final = "position smoother, all equal"
 BANDWIDTHS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """SD of the Gaussian kernel as multiples of the training pitch."""
-QUERIES_A_BLOCK: Final = 1024
+PAIRS_AT_ONCE: Final = 2**24
 
 
 def centred_places(pairs: Pairs) -> NDArray[np.float64]:
@@ -59,13 +60,14 @@ def kernel_means(
         SD of the kernel.
     """
     made = np.empty((len(queries_um), values.shape[1]))
-    for start in range(0, len(queries_um), QUERIES_A_BLOCK):
-        block = queries_um[start : start + QUERIES_A_BLOCK]
-        away = ((block[:, None] - places_um) ** 2).sum(axis=2)
+    step = max(1, PAIRS_AT_ONCE // len(places_um))
+    for start in range(0, len(queries_um), step):
+        rows = slice(start, start + step)
+        away = cdist(queries_um[rows], places_um, "sqeuclidean")
         away -= away.min(axis=1, keepdims=True)
         weights = np.exp(-away / (2 * bandwidth_um**2))
         weights /= weights.sum(axis=1, keepdims=True)
-        made[start : start + QUERIES_A_BLOCK] = weights @ values
+        made[rows] = weights @ values
     return made
 
 
