@@ -36,7 +36,7 @@ from .inputs import (
 from .render import bar, note, print_json
 
 DEFAULT_ENCODER = "timm:tf_efficientnet_lite0"
-DEFAULT_SCALES_UM = (176.0, 400.0)
+DEFAULT_SCALES_UM = (112.0, 176.0, 400.0)
 EncoderOption = Annotated[
     str,
     typer.Option(
@@ -54,7 +54,8 @@ WeightsOption = Annotated[
 ScaleOption = Annotated[
     list[float] | None,
     typer.Option(
-        "--scale-um", help="Edge of a tile in µm (repeatable, one a scale). Default: 176 and 400."
+        "--scale-um",
+        help="Edge of a tile in µm (repeatable, one a scale). Default: 112, 176 and 400.",
     ),
 ]
 TileMppOption = Annotated[
