@@ -10,6 +10,7 @@ import numpy as np
 from bleepdb.atlas import fetch_profiles
 from bleepdb.errors import GeneError, InputError
 from bleepdb.imputation import explain as explain_value
+from bleepdb.names import HELD_OUT_SCORES
 from bleepdb.panel import Panel
 from bleepdb.places import spacing
 from bleepdb.profiles import low_rank_of, reference_groups
@@ -42,6 +43,10 @@ class Explained:
     withdrawn
         Sections that answered and are no longer live, as ``section (donor)``; where there are
         any the value cannot be recomputed and `evidence` is None.
+    held_out
+        How well the gene was predicted where it was held out, as the file has it of its model's
+        card: ``pcc``, ``noise_ceiling``, ``predictable`` (1 or 0), NaN where unknown; None where
+        the card had no scores.
     """
 
     tile: str
@@ -50,6 +55,7 @@ class Explained:
     evidence: Evidence | None
     rows: list[dict[str, Any]]
     withdrawn: tuple[str, ...]
+    held_out: dict[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object of this value; NaN becomes null."""
@@ -62,6 +68,7 @@ class Explained:
             "formula": None if self.evidence is None else self.evidence.formula,
             "neighbours": rows,
             "withdrawn": list(self.withdrawn),
+            "held_out": self.held_out and {k: _plain(v) for k, v in self.held_out.items()},
         }
 
 
@@ -121,6 +128,11 @@ def find_gene(opened: Opened, gene: str) -> int:
     )
 
 
+def _held_out(opened: Opened, column: int) -> dict[str, float] | None:
+    there = [name for name in HELD_OUT_SCORES if name in opened.var]
+    return {name: float(opened.var[name].iloc[column]) for name in there} or None
+
+
 def explain(
     opened: Opened, model: Model, atlas: Atlas, pairs: Sequence[tuple[int, int]]
 ) -> list[Explained]:
@@ -177,6 +189,7 @@ def explain(
                 evidence=evidence,
                 rows=rows,
                 withdrawn=withdrawn,
+                held_out=_held_out(opened, column),
             )
         )
     return made

@@ -56,6 +56,10 @@ EDGE_FRACTION: Final = "edge_fraction"
 ABSTAINED: Final = "abstained"
 OOD_SCORE: Final = "ood_score"
 OOD: Final = "ood"
+PCC: Final = "pcc"
+NOISE_CEILING: Final = "noise_ceiling"
+PREDICTABLE: Final = "predictable"
+HELD_OUT_SCORES: Final = (PCC, NOISE_CEILING, PREDICTABLE)  # of a gene, by the model's card
 
 # --- model folder ---------------------------------------------------------------------------
 MODEL_CARD_FILE: Final = "model.json"

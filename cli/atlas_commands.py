@@ -155,6 +155,7 @@ def _show(about: dict[str, Any]) -> None:
         ("model", "none is stored here" if model is None else
          f"{model['recipe']} on {model['encoder']} ({model['licence']}), trained on "
          f"{', '.join(model['training_donors']) or 'unknown donors'}"),
+        *((("held out", _held_out(model["scores"])),) if model is not None else ()),
         *(("copy", f"{c['kind']} at {c['where']}, by {c['who']}, {c['when']}")
           for c in about["copies"]),
         *(("staging", f"{s['section']} by {s['who']}, since {s['since']}")
@@ -163,6 +164,16 @@ def _show(about: dict[str, Any]) -> None:
     ]  # fmt: skip
     for name, text in facts:
         out.print(f"{name:>11}  {plain(text)}", soft_wrap=True)
+
+
+def _held_out(scores: dict[str, Any] | None) -> str:
+    if scores is None:
+        return "no scores in its card (`bleepdb evaluate --card` writes them)"
+    parts = [f"{n} {v:.3f}" for n, v in scores["sets"].items() if isinstance(v, int | float)]
+    if scores["genes"]:
+        parts.append(f"{scores['predictable']:,} of {scores['genes']:,} genes predictable")
+    left_out = f" ({scores['held_out']} held out)" if scores["held_out"] else ""
+    return (", ".join(parts) or "no scores") + left_out
 
 
 @atlas_command("verify")

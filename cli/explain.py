@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from bleepdb.errors import InputError
+from bleepdb.names import NOISE_CEILING, PCC, PREDICTABLE
 
 from .connecting import OPENING, Opening, connected
-from .render import log, note, out, print_json, table
+from .render import log, note, out, plain, print_json, table
 
 
 @connected
@@ -61,6 +62,7 @@ def explain(
         print_json([entry.to_json() for entry in explained])
         return
     for entry in explained:
+        out.print(plain(_held_out(entry.gene, entry.held_out)), soft_wrap=True)
         if entry.evidence is None:
             note(
                 f"{entry.tile} {entry.gene} = {entry.stored:.5f}: evidence was withdrawn "
@@ -89,6 +91,16 @@ def explain(
             f"difference {abs(entry.stored - entry.evidence.value):.1e}"
         )
     log.print(f"[dim]{opened.about['caution']}[/]")
+
+
+def _held_out(gene: str, scores: dict[str, float] | None) -> str:
+    """How far values of this gene can be trusted, by what was held out."""
+    if scores is None or math.isnan(scores.get(PCC, math.nan)):
+        return f"{gene}: no held-out score is known; the model's card has none of it"
+    top = scores.get(NOISE_CEILING, math.nan)
+    most = "" if math.isnan(top) else f", where counting noise allows {top:.2f}"
+    sure = "predictable" if scores.get(PREDICTABLE, 0.0) > 0 else "not called predictable"
+    return f"{gene}: held-out correlation {scores[PCC]:.2f}{most}; {sure}"
 
 
 def _place(text: str) -> tuple[float, float]:

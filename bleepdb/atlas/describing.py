@@ -12,7 +12,7 @@ from bleepdb.atlas.panels import get_panel
 from bleepdb.atlas.tidying import disk_bytes
 from bleepdb.atlas.verifying import MODEL_FOLDER
 from bleepdb.errors import AtlasCorruptError, AtlasError
-from bleepdb.names import MODEL_CARD_FILE, PANEL, SECTION
+from bleepdb.names import MODEL_CARD_FILE, PANEL, PREDICTABLE, SECTION
 
 if TYPE_CHECKING:
     from bleepdb.atlas.protocol import Atlas
@@ -53,6 +53,21 @@ def training_of(card: dict[str, Any]) -> list[tuple[str, str]]:
         for s in (sections if isinstance(sections, list) else [])
         if isinstance(s, dict)
     ]
+
+
+def scores_of(card: dict[str, Any]) -> dict[str, Any] | None:
+    """Return held-out scores of a card: per gene set, and of how many genes; None before any."""
+    scores = card.get("scores")
+    if not isinstance(scores, dict) or not scores:
+        return None
+    genes, sets, about = (scores.get(k) for k in ("genes", "sets", "about"))
+    flags = genes.get(PREDICTABLE) if isinstance(genes, dict) else None
+    return {
+        "held_out": about.get("held_out") if isinstance(about, dict) else None,
+        "sets": sets if isinstance(sets, dict) else {},
+        "predictable": sum(bool(f) for f in flags) if isinstance(flags, list) else None,
+        "genes": len(flags) if isinstance(flags, list) else None,
+    }
 
 
 def describe(atlas: Atlas, collection: str) -> dict[str, Any]:
@@ -133,4 +148,5 @@ def _model(atlas: Atlas, collection: str) -> dict[str, Any] | None:
         "key": card.get("key"),
         "training_sections": [section for section, _ in trained],
         "training_donors": list(dict.fromkeys(donor for _, donor in trained)),
+        "scores": scores_of(card),
     }

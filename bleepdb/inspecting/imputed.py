@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import h5py
+import numpy as np
 
 from bleepdb import names
 from bleepdb.inspecting.columns import MOST_NAMES, index_length, index_of, text, texts
@@ -32,6 +33,9 @@ def inspect_imputed(path: Path, handle: h5py.File) -> Inspection:
         return found.made("imputed", "an imputed slide whose run card is damaged")
     found.fact("places", index_length(handle["obs"]))
     found.fact("genes", index_length(handle["var"]))
+    predictable = handle["var"].get(names.PREDICTABLE)
+    if isinstance(predictable, h5py.Dataset) and predictable.ndim == 1:
+        found.fact("predictable genes", int(np.count_nonzero(predictable[()])))
     found.fact("slide", facts.get("slide"))
     found.fact("slide mpp", facts.get("slide_mpp"))
     found.fact("atlas", atlas)

@@ -84,7 +84,7 @@ def _scores(found: Findings, scores: dict[str, Any]) -> None:
         return
     found.fact("scores", sets)
     predictable = scores.get("genes", {}).get("predictable", [])
-    found.fact("predictable genes", sum(p is True for p in predictable))
+    found.fact("predictable genes", sum(bool(p) for p in predictable))
 
 
 def _weights(found: Findings, path: Path, wanted: str) -> bool:

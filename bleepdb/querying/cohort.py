@@ -37,7 +37,7 @@ BLOCK_BYTES: Final = 2**28
 GENES_AT_ONCE: Final = 256  # as wide as the chunks of an imputed file
 LEAST_AT_ONCE: Final = 16
 FORMAT: Final = "bleepdb-cohort"
-VERSION: Final = 1
+VERSION: Final = 2
 PARTS: Final = "cohort*.parquet"
 
 SCHEMA: Final = pa.schema(
@@ -48,6 +48,9 @@ SCHEMA: Final = pa.schema(
         ("mean", pa.float32()),
         *((f"p{p:02d}", pa.float32()) for p in PERCENTILES),
         ("measured_share", pa.float32()),
+        (names.PCC, pa.float32()),
+        (names.NOISE_CEILING, pa.float32()),
+        (names.PREDICTABLE, pa.bool_()),
         ("tiles", pa.int64()),
         ("ood_share", pa.float32()),
         (names.EFFECTIVE_DONORS, pa.float32()),
@@ -122,6 +125,7 @@ def cohort_rows(path: Path) -> pa.Table:
         parts = [summary_of(x[:, at : at + step]) for at in range(0, genes, step)]
         symbols = _texts(file["var"], str(file["var"].attrs["_index"]))
         ids = _texts(file["var"], names.GENE_IDS)
+        scores = _held_out(file["var"], genes)
         of_slide = {
             "ood_share": _share_unfamiliar(file["obs"]),
             **{
@@ -143,6 +147,7 @@ def cohort_rows(path: Path) -> pa.Table:
             "mean": np.concatenate([none, *(p.mean for p in parts)]),
             **{f"p{p:02d}": percentiles[:, i] for i, p in enumerate(PERCENTILES)},
             "measured_share": np.concatenate([none, *(p.measured_share for p in parts)]),
+            **scores,
             "tiles": np.full(genes, n),
             **{name: np.full(genes, value, np.float32) for name, value in of_slide.items()},
             names.DONOR: pa.array([facts.get(names.DONOR)] * genes, pa.string()),
@@ -163,6 +168,20 @@ def _texts(group: h5py.Group, name: str) -> list[str]:
             return [str(categories[code]) if code >= 0 else "" for code in item["codes"][()]]
         return [str(v) for v in item["values"].asstr()[()]]
     return [str(v) for v in item.asstr()[()]]
+
+
+def _held_out(var: h5py.Group, genes: int) -> dict[str, pa.Array]:
+    """Held-out scores of each gene, as the file has them of its model's card; null where not."""
+    made = {}
+    for name in names.HELD_OUT_SCORES:
+        kind = SCHEMA.field(name).type
+        item = var.get(name)
+        if isinstance(item, h5py.Dataset) and item.shape == (genes,):
+            values = item[()].astype(bool if kind == pa.bool_() else np.float32)
+            made[name] = pa.array(values, kind, from_pandas=True)
+        else:
+            made[name] = pa.nulls(genes, kind)
+    return made
 
 
 def _median(obs: h5py.Group, name: str) -> float:

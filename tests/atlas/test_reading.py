@@ -18,6 +18,7 @@ from bleepdb.atlas import (
     resolve,
     retract_section,
 )
+from bleepdb.atlas.describing import scores_of
 from bleepdb.atlas.panels import panel_blob
 from bleepdb.errors import AtlasCorruptError, EmptyAtlasError, PayloadError
 from bleepdb.panel import Panel
@@ -156,3 +157,15 @@ def test_a_panel_is_stored_once(tmp_path, lab):
         before = path.stat().st_mtime_ns
         put_panel(atlas, lab.COLLECTION, OTHER)
         assert path.stat().st_mtime_ns == before
+
+
+def test_the_scores_of_a_card_are_summed_up_whatever_stands_in_it():
+    genes = {"pcc": [0.5, None, 0.1], "predictable": [1.0, None, 0.0]}
+    card = {"scores": {"about": {"held_out": "donor"}, "sets": {"HEG": 0.4}, "genes": genes}}
+    assert scores_of(card) == {
+        "held_out": "donor", "sets": {"HEG": 0.4}, "predictable": 1, "genes": 3,
+    }  # fmt: skip
+    for empty in ({}, {"scores": {}}, {"scores": None}, {"scores": []}):
+        assert scores_of(empty) is None
+    odd = {"scores": {"about": 3, "sets": [], "genes": "x"}}
+    assert scores_of(odd) == {"held_out": None, "sets": {}, "predictable": None, "genes": None}

@@ -56,11 +56,20 @@ def test_list_and_info(cli, lab, atlas):
     assert set(about["donors"]) == {"donor-a", "donor-b"}
     assert about["model"]["training_donors"] == ["donor-a", "donor-b"]
     assert about["model"]["recipe"] == "linear"
+    assert about["model"]["scores"] is None
     assert about["bytes"] > about["spots"]
     assert "stain" in about["fields"]
     assert [len(p["sections"]) for p in about["panels"]] == [len(listed["live"])]
     shown = ok(cli("atlas", "info", "--atlas", atlas, "--tissue", TISSUE)).out
-    for text in ("donor-a", "linear on", "bytes a spot", "filterable", "added section", "panel"):
+    for text in (
+        "donor-a",
+        "linear on",
+        "bytes a spot",
+        "filterable",
+        "added section",
+        "panel",
+        "no scores in its card",
+    ):
         assert text in shown
     other = cli("atlas", "info", "--atlas", atlas, "--tissue", "lung")
     assert other.code == 2

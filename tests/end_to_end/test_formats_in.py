@@ -109,7 +109,7 @@ def test_held_out_scores_reach_the_card_and_choose_the_genes(lab, tmp_path, cli)
     report = tmp_path / "scores.json"
     answer = cli(
         "evaluate", lab.sheet, "--by", "donor", "--card", model, "--json-out", report,
-        "--permutations", 5, "--epochs", 3, "--scale-um", 400, "--json",
+        "--permutations", 5, "--epochs", 3, "--json",
     )  # fmt: skip
     assert answer.code == 0, answer.err
     assert json.loads(answer.out) == json.loads(report.read_text())
@@ -126,3 +126,15 @@ def test_held_out_scores_reach_the_card_and_choose_the_genes(lab, tmp_path, cli)
     assert made.n_vars == sum(flags)
     assert made.var["predictable"].all()
     assert np.isfinite(made.var["pcc"]).all()
+    # What each command says of it is what the card says.
+    told = json.loads(cli("inspect", model, "--json").out)
+    assert told["facts"]["predictable genes"] == sum(flags)
+    told = json.loads(cli("inspect", tmp_path / "o.h5ad", "--json").out)
+    assert told["facts"]["predictable genes"] == made.n_vars
+    gene, tile = made.var_names[0], made.obs_names[0]
+    asked = ("explain", tmp_path / "o.h5ad", "--tile", tile, "--gene", gene)
+    (entry,) = json.loads(cli(*asked, "--json").out)
+    place = card["expression"]["panel"]["symbols"].index(gene)
+    for name in ("pcc", "noise_ceiling", "predictable"):
+        assert entry["held_out"][name] == pytest.approx(card["scores"]["genes"][name][place])
+    assert f"held-out correlation {made.var['pcc'].iloc[0]:.2f}" in cli(*asked).out

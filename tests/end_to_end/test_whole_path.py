@@ -343,6 +343,7 @@ def test_explain_names_spots_and_gives_the_value_back(lab, cli):
     entry = json.loads(answer.out)[0]
     assert entry["tile"] == opened.obs.index[3]
     assert entry["recomputed"] == pytest.approx(entry["stored"], abs=1e-5)
+    assert entry["held_out"] is None  # this model was never evaluated
     assert {n["donor"] for n in entry["neighbours"]} == {"donor-a", "donor-b"}
     assert find_tile(opened, at=None, tile=str(opened.obs.index[3])) == 3
     assert opened.var.index[find_gene(opened, "ERBB2")] == "ERBB2"

@@ -35,8 +35,17 @@ def test_summaries_are_those_of_pandas(X):
 
 @pytest.fixture
 def results(small, tmp_path):
-    """Two imputed slides; on one, some tiles lack values of a gene."""
-    for section, name in ((small.sections[2], "first"), (small.sections[1], "second")):
+    """Two imputed slides; on one, some tiles lack values of a gene; the other knows scores."""
+    n = len(small.model.panel)
+    scores = {
+        "pcc": [None, *np.linspace(-0.2, 0.9, n - 1).tolist()],
+        "noise_ceiling": [0.9] * n,
+        "predictable": [None, *(float(i % 3 == 0) for i in range(n - 1))],
+    }
+    scored = small.model.with_scores({"genes": scores})
+    for section, name, model in (
+        (small.sections[2], "first", small.model), (small.sections[1], "second", scored),
+    ):  # fmt: skip
         query = Query(
             slide_path=section.slide_path,
             slide_mpp=section.slide_mpp,
@@ -46,7 +55,7 @@ def results(small, tmp_path):
         )
         (collection,) = small.atlas.collections()
         made = query_slide(
-            query, small.model, small.atlas, collection, settings=QuerySettings(genes="model")
+            query, model, small.atlas, collection, settings=QuerySettings(genes="model")
         )
         made.write(tmp_path / f"{name}.h5ad")
     import h5py
@@ -67,6 +76,7 @@ def oracle(path):
     return q.assign(
         mean=frame.mean(),
         measured_share=frame.notna().mean(),
+        **{name: made.var[name] for name in names.HELD_OUT_SCORES if name in made.var},
         gene_id=made.var[names.GENE_IDS].astype(str),
         tiles=made.n_obs,
         ood_share=made.obs.loc[known, names.OOD].mean() if known.any() else np.nan,
@@ -95,6 +105,11 @@ def test_the_table_is_that_of_the_files(results, monkeypatch):
             else:
                 assert (found[column] == wanted[column]).all(), column
         assert found["run"].nunique() == 1
+    unscored = frame[frame["slide"] == "first"][list(names.HELD_OUT_SCORES)]
+    assert unscored.isna().all(axis=None)
+    scored = frame[frame["slide"] == "second"]
+    assert scored["pcc"].isna().tolist() == [True] + [False] * (len(scored) - 1)
+    assert 0 < scored["predictable"].sum() < len(scored)
     assert frame.groupby("slide")["donor"].first().tolist() == ["donor-c", "donor-b"]
     assert frame[frame["slide"] == "first"]["ood_share"].iloc[0] >= 5 / 60
 
