@@ -74,6 +74,13 @@ def number(value: object) -> float:
     return float(value) if math.isfinite(value) else math.nan
 
 
+def gene_numbers(document: Mapping[str, Any], key: str) -> list[float]:
+    """Return one list of ``genes``, as long as there are symbols: NaN for what is missing."""
+    genes = document["genes"]
+    values = list(genes.get(key) or ())[: len(genes["symbol"])]
+    return [number(v) for v in values] + [math.nan] * (len(genes["symbol"]) - len(values))
+
+
 def method_names(document: Mapping[str, Any]) -> list[str]:
     """Return the methods in the order of tables."""
     return [m["name"] for m in document["methods"]]

@@ -20,6 +20,7 @@ from bleepdb.files import whole_file
 from bleepdb.view.evaluation_document import (
     checked,
     compared,
+    gene_numbers,
     headline_sets,
     method_names,
     number,
@@ -204,9 +205,8 @@ def draw_genes(figure: Figure | SubFigure, document: Mapping[str, Any]) -> None:
 def _genes(
     document: Mapping[str, Any],
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    genes = document["genes"]
     pcc, ceiling, good = (
-        np.array([number(v) for v in genes.get(k, [])], dtype=np.float64)
+        np.array(gene_numbers(document, k), dtype=np.float64)
         for k in ("pcc", "noise_ceiling", "predictable")
     )
     return pcc, ceiling, good > 0.5

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bleepdb.view.evaluation_document import (
     compared,
+    gene_numbers,
     headline_sets,
     number,
     plain,
@@ -215,9 +216,9 @@ def _short(value: object) -> str:
 def genes(document: Document) -> list[Html]:
     """Count the genes that can be predicted, and list the best and worst."""
     found = document["genes"]
-    pcc = [number(v) for v in found["pcc"]]
+    pcc = gene_numbers(document, "pcc")
     scored = [i for i, r in enumerate(pcc) if not math.isnan(r)]
-    good = sum(number(v) > 0.5 for v in found["predictable"])
+    good = sum(v > 0.5 for v in gene_numbers(document, "predictable"))
     text = (
         f"{good:,} of {len(scored):,} genes with a score are predictable; {len(pcc):,} genes are "
         "shared by all sections. The model card and every imputed file can carry these flags."

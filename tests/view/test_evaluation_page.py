@@ -230,6 +230,13 @@ def test_any_size_is_drawn_without_cutting(tmp_path, folds, methods, genes):
         assert (edge == 255).all()  # nothing runs out of the picture
 
 
+def test_lists_that_are_too_short_are_filled_with_nothing():
+    document = made_evaluation()
+    document["genes"].update(noise_ceiling=[0.5], predictable=[], moran=[0.1] * 9)
+    assert set(figures_of(document, ["genes"])) == {"genes"}
+    assert "0 of 4 genes with a score are predictable" in page_of(document, {})
+
+
 def picture_of(document, key):
     return grey(io.BytesIO(figures_of(document, only=[key])[key][1]))
 
