@@ -30,6 +30,7 @@ from bleepdb.training import Pairs, fit
 from bleepdb.training.tuning import Target
 
 SETS, SHOWN = ("HEG", "MG", "HVG", "HVGd", "V50"), 3
+SCALES_UM = (176.0, 400.0)  # the made slides have 0.8 µm a pixel: no finer field fills a tile
 ALPHA = 300.0  # what inner folds chose of the default candidates, in every fold
 CHANGES = {
     "penalty 30": {"alpha": 30.0},
@@ -164,7 +165,7 @@ def main() -> None:
         settings = replace(SimulationSettings(), donors=donors, sections_per_donor=asked.sections)
         write(simulate(settings, seed=asked.seed), asked.out)
     sections = [load_section(row).section for row in read_sheet(sheet)]
-    pairs = Features().ours(sections)
+    pairs = Features(scales_um=SCALES_UM, tile_px=224).ours(sections)
     for donor in dict.fromkeys(s.donor for s in sections):
         depth = np.median(np.concatenate([s.totals for s in sections if s.donor == donor]))
         print(f"{donor}: {depth:,.0f} counts a spot")
