@@ -192,7 +192,9 @@ def section_means(values: ArrayLike, groups: ArrayLike) -> NDArray[np.float64]:
 
 
 def pseudobulk_correlation(
-    predicted_by_section: ArrayLike, measured_by_section: ArrayLike
+    predicted_by_section: ArrayLike,
+    measured_by_section: ArrayLike,
+    trained_by_section: ArrayLike | None = None,
 ) -> NDArray[np.float64]:
     """Correlation of each gene over whole sections: does a method tell donors apart.
 
@@ -201,6 +203,10 @@ def pseudobulk_correlation(
     predicted_by_section, measured_by_section
         (sections, g) means over the spots of each section, held out each, the same genes in the
         same order.
+    trained_by_section
+        (sections, g) what the fold of each section was trained on, in the mean; taken from both
+        sides. Without it every fold leans on the mean of the other sections, which falls as the
+        held-out one rises: the training mean itself then correlates with -1.
 
     Returns
     -------
@@ -212,7 +218,15 @@ def pseudobulk_correlation(
     ValueError
         If the shapes differ.
     """
-    return pearson_per_gene(predicted_by_section, measured_by_section)
+    predicted = np.asarray(predicted_by_section, dtype=np.float64)
+    measured = np.asarray(measured_by_section, dtype=np.float64)
+    if trained_by_section is not None:
+        trained = np.asarray(trained_by_section, dtype=np.float64)
+        if trained.shape != measured.shape:
+            message = f"training means {trained.shape} for sections {measured.shape}"
+            raise ValueError(message)
+        predicted, measured = predicted - trained, measured - trained
+    return pearson_per_gene(predicted, measured)
 
 
 def donor_mixing(W: sp.csr_matrix, donors: Sequence[str] | NDArray[np.str_]) -> Mixing:

@@ -103,6 +103,22 @@ def result(document: Mapping[str, Any], method: str, gene_set: str, key: str) ->
     return number(document["results"].get(method, {}).get(gene_set, {}).get(key))
 
 
+def rivals(document: Mapping[str, Any], most: int = 4) -> list[str]:
+    """Return ours and the best method of each other family, the highest first."""
+    sets = headline_sets(document)
+
+    def level(name: str) -> float:
+        found = [result(document, name, s, "mean") for s in sets]
+        return sum(0.0 if math.isnan(v) else v for v in found)
+
+    best: dict[str, str] = {}
+    for method in document["methods"]:
+        name, family = method["name"], method["family"]
+        if name != document["ours"] and (family not in best or level(name) > level(best[family])):
+            best[family] = name
+    return [document["ours"], *sorted(best.values(), key=level, reverse=True)[:most]]
+
+
 def compared(document: Mapping[str, Any], most: int = 4) -> list[str]:
     """Return the method that is called ours and those it is compared with."""
     others = [name for name in document["comparisons"] if name in document["results"]]

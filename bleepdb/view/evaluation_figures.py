@@ -19,15 +19,15 @@ from matplotlib.lines import Line2D
 from bleepdb.files import whole_file
 from bleepdb.view.evaluation_document import (
     checked,
-    compared,
     gene_numbers,
     headline_sets,
     method_names,
     number,
     plain,
     result,
+    rivals,
 )
-from bleepdb.view.evaluation_structure import draw_structure, has_structure
+from bleepdb.view.evaluation_structure import draw_structure, has_structure, structure_height_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -124,8 +124,8 @@ _BOUNDS: Final = ("mean", "low", "high")
 
 
 def draw_sections(figure: Figure | SubFigure, document: Mapping[str, Any]) -> None:
-    """Draw the score of each held-out section, ours beside what it is compared with."""
-    sets, shown = headline_sets(document), compared(document)
+    """Draw the score of each held-out section, ours beside the best of other families."""
+    sets, shown = headline_sets(document), rivals(document)
     rows = [(s, f) for f in document["folds"] for s in f["sections"]]
     axes = figure.subplots(1, len(sets), squeeze=False)[0]
     at = np.arange(len(rows))
@@ -248,7 +248,11 @@ def _heights(document: Mapping[str, Any]) -> dict[str, tuple[str, Drawing, float
     if any(np.isfinite(_genes(document)[0])):
         made["genes"] = ("Genes", draw_genes, 3.6)
     if has_structure(document):
-        made["structure"] = ("Correlations among genes", draw_structure, 5.0)
+        made["structure"] = (
+            "Correlations among genes",
+            draw_structure,
+            structure_height_in(document),
+        )
     if _mixes(document):
         rows = sum(bool(f.get("mixing")) for f in document["folds"])
         made["mixing"] = ("Donors among the neighbours", draw_mixing, 1.5 + 0.24 * rows)

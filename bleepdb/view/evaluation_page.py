@@ -44,7 +44,7 @@ thead th { border-bottom: 2px solid #999; white-space: nowrap; }
 tbody th { font-weight: normal; min-width: 9rem; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.n small, p.small { color: #555; }
-td.n small { display: block; }
+td.n small { display: block; white-space: normal; min-width: 6.5rem; }
 tr.ours th, tr.ours td { font-weight: 600; background: #f1f6fa; }
 img { max-width: 100%; height: auto; }
 figure { margin: .6rem 0; }

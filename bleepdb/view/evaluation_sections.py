@@ -122,24 +122,26 @@ def _score(document: Document, method: str, gene_set: str) -> Html:
 
 def comparisons(document: Document) -> list[Html]:
     """Put ours beside each method that it is compared with, and say what to make of it."""
-    made = []
     sets, folds = sets_of(document), len(document["folds"])
+    rows = []
     for other, found in document["comparisons"].items():
-        rows = []
-        for name in (s for s in sets if s in found):
-            one = found[name]
-            rows.append((name, [
-                cell(figure_of(one.get("ratio"), 2)),
-                cell(figure_of(one.get("difference"), signed=True)),
-                cell(_interval(one.get("low"), one.get("high"), signed=True) or "–"),
-                cell(f"{number(one.get('folds_above')):.0f} of {folds}"),
-                words(_verdict(document, other, one)),
-            ], False))  # fmt: skip
-        made.append(table(
-            f"{plain(document['ours'])} beside {plain(other)}",
-            ["gene set", "ratio", "difference", "interval", "folds above", "so"], rows,
-        ))  # fmt: skip
-    return [element("h2", "Comparisons"), *made] if made else []
+        cells = []
+        for one in (found.get(s, {}) for s in sets):
+            about = [
+                f"{figure_of(one.get('ratio'), 2)}×",
+                _interval(one.get("low"), one.get("high"), signed=True),
+                f"{figure_of(one.get('folds_above'), 0)} of {folds} folds",
+            ]
+            small = f"{', '.join(x for x in about if x)}: {_verdict(document, other, one)}"
+            cells.append(cell(figure_of(one.get("difference"), signed=True), small))
+        rows.append((other, cells, False))
+    caption = (
+        f"{plain(document['ours'])} less each other method, paired; below it the ratio, the "
+        "interval of the difference, and in how many folds it is above"
+    )
+    if not rows:
+        return []
+    return [element("h2", "Comparisons"), table(caption, ["beside", *sets], rows)]
 
 
 def _verdict(document: Document, other: str, one: Mapping[str, Any]) -> str:
@@ -272,7 +274,9 @@ def structure(document: Document) -> list[Html]:
     ]  # fmt: skip
     caption = (
         "Correlation of the two matrices over pairs of genes; Moran's I, RMSE and variance ratio "
-        "over HVG; pseudobulk is the correlation over held-out sections"
+        "over HVG. Pseudobulk is the correlation of section means over held-out sections; every "
+        "fold leans on the mean of the other sections, which draws it towards -1 where few "
+        "sections are alike: read it beside the mean profile's"
     )
     return [table(caption, head, rows)]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FEWEST_GENES: Final = 3
-MOST_LABELS: Final = 60
+MOST_LABELS: Final = 80
 MOST_SHOWN: Final = 2
 COLOUR_MAP: Final = "RdBu_r"  # blue and red stay apart in colour blindness
 MISSING: Final = "0.75"
@@ -27,6 +27,12 @@ def has_structure(document: Mapping[str, Any]) -> bool:
     """Tell whether there are matrices to draw."""
     found = document.get("structure") or {"genes": (), "imputed": {}}
     return len(found["genes"]) >= FEWEST_GENES and bool(found["imputed"])
+
+
+def structure_height_in(document: Mapping[str, Any]) -> float:
+    """Return the height in inches that squares beside each other need on one page's width."""
+    squares = 1 + min(len(document["structure"]["imputed"]), MOST_SHOWN)
+    return min(5.2, 9.4 / squares + 1.3)
 
 
 def matrix_of(rows: object, genes: int) -> NDArray[np.float64]:
@@ -78,7 +84,7 @@ def draw_structure(figure: Figure | SubFigure, document: Mapping[str, Any]) -> N
         place.set_xticks([])
         place.set_yticks([])
         if len(genes) <= MOST_LABELS:
-            size = min(7.0, 230 / len(genes))
+            size = min(7.0, (460 / len(drawn)) / len(genes) * 1.25)
             ordered = [genes[i] for i in order]
             place.set_xticks(range(len(genes)), ordered, rotation=90, fontsize=size)
             place.tick_params(length=0)

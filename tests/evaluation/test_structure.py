@@ -194,6 +194,17 @@ def test_pseudobulk_is_over_sections():
     assert np.isnan(structure.pseudobulk_correlation(other[:2], means[:2])).all()
 
 
+def test_pseudobulk_without_what_folds_lean_on():
+    measured = drawn(n=6, g=3).astype(float)
+    others = np.stack([np.delete(measured, i, axis=0).mean(0) for i in range(6)])
+    np.testing.assert_allclose(structure.pseudobulk_correlation(others, measured), -1)
+    assert np.isnan(structure.pseudobulk_correlation(others, measured, others)).all()
+    half = others + 0.5 * (measured - others)  # half of the way from the mean to the truth
+    np.testing.assert_allclose(structure.pseudobulk_correlation(half, measured, others), 1)
+    with pytest.raises(ValueError, match="training means"):
+        structure.pseudobulk_correlation(half, measured, others[:3])
+
+
 def test_donors_mix_as_their_weights_do():
     donors = ["x", "x", "x", "y"]
     weights = sp.csr_matrix([[0.5, 0, 0, 0.5], [0.2, 0.3, 0.5, 0], [0, 0, 0, 0]])

@@ -117,9 +117,9 @@ def test_the_figures_of_the_document_stand_in_the_tables():
 @pytest.mark.parametrize(
     ("low", "high", "family", "said"),
     [
-        (0.1, 0.2, "ridge", "above"),
-        (-0.1, 0.2, "ridge", "not told apart; a ridge is enough"),
-        (-0.2, -0.1, "bleep", "below"),
+        (0.1, 0.2, "ridge", "+0.100 to +0.200, 1 of 3 folds: above"),
+        (-0.1, 0.2, "ridge", "folds: not told apart; a ridge is enough"),
+        (-0.2, -0.1, "bleep", "folds: below"),
         (None, None, "ridge", "not known"),
     ],
 )
@@ -128,8 +128,10 @@ def test_where_ridge_is_enough_it_says_so(low, high, family, said):
     document["methods"][-1]["family"] = family
     document["comparisons"]["ridge, equal"]["HEG"].update(low=low, high=high)
     tables = Seen(page_of(document, {})).tables
-    found = next(t for t in tables if t[0][0] == "gene set" and t[0][-1] == "so")
-    assert next(r for r in found if r[0] == "HEG")[-1] == said
+    found = next(t for t in tables if t[0][:2] == ["beside", "HEG"])
+    assert found[1][0] == "ridge, equal"
+    assert found[1][1].startswith("+0.1001.30×, ")
+    assert found[1][1].endswith(said)
 
 
 def test_the_best_and_worst_genes_are_listed():
@@ -309,6 +311,16 @@ def test_a_page_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
         write_page(made_evaluation(), tmp_path / "p.html")
     assert [p.name for p in tmp_path.iterdir()] == ["p.html"]
     assert (tmp_path / "p.html").read_text() == "old"
+
+
+def test_the_best_of_each_family_is_drawn_beside_ours():
+    document = made_evaluation(methods=("linear", "a", "b", "c", "d"))
+    for method, family in zip(document["methods"], ("own", "x", "y", "x", "own"), strict=True):
+        method["family"] = family
+    for sets in document["results"]["c"].values():
+        sets["mean"] = 0.9
+    assert reading.rivals(document) == ["linear", "c", "b", "d"]
+    assert reading.rivals(document, most=1) == ["linear", "c"]
 
 
 def test_headlines_are_those_of_the_document():
