@@ -128,7 +128,7 @@ def comparisons(document: Document) -> list[Html]:
         cells = []
         for one in (found.get(s, {}) for s in sets):
             about = [
-                f"{figure_of(one.get('ratio'), 2)}×",
+                "" if math.isnan(number(one.get("ratio"))) else f"{number(one['ratio']):.2f}×",
                 _interval(one.get("low"), one.get("high"), signed=True),
                 f"{figure_of(one.get('folds_above'), 0)} of {folds} folds",
             ]
