@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from bleepdb import names
 from bleepdb.errors import InputError, SectionError
+from bleepdb.names import MAX_UPSAMPLING
 from bleepdb.tissue import open_slide
 from bleepdb.tissue.tiles import refuse_scales
 
@@ -53,7 +54,7 @@ def check_fit(section: Section, model: Model) -> Match:
 
 
 def check_sections(
-    sections: Sequence[Section], model: Model, *, max_upsampling: float = 1.1
+    sections: Sequence[Section], model: Model, *, max_upsampling: float = MAX_UPSAMPLING
 ) -> None:
     """Check all sections before the first is published, so that a sheet goes in as a whole.
 

@@ -31,6 +31,7 @@ from bleepdb.atlas.digests import PLACES
 from bleepdb.encoders import extract, model_from_blobs, model_to_blobs
 from bleepdb.errors import EmptyAtlasError
 from bleepdb.files import digest
+from bleepdb.names import MAX_UPSAMPLING
 from bleepdb.profiles import normalised
 from bleepdb.tissue import open_slide
 
@@ -180,7 +181,7 @@ def encode_section(
     section: Section,
     model: Model,
     *,
-    max_upsampling: float = 1.1,
+    max_upsampling: float = MAX_UPSAMPLING,
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
     """Encode the tiles of a section's spots, (spots, F) float32; they are kept on disk.
@@ -208,7 +209,7 @@ def index_section(
     *,
     fields: Sequence[str] = (),
     actor: str | None = None,
-    max_upsampling: float = 1.1,
+    max_upsampling: float = MAX_UPSAMPLING,
     progress: Callable[[int, int], None] | None = None,
 ) -> Indexed:
     """Put one section into the collection of its tissue, in place of an earlier revision.

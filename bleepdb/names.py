@@ -35,6 +35,11 @@ RESERVED_FIELDS: Final = frozenset(
     }
 )  # fmt: skip
 
+# --- Tiles ------------------------------------------------------------------------------------
+MAX_UPSAMPLING: Final = 1.5
+"""A tile may have this many pixels for each of its slide's: finer fields than a slide was scanned
+for still help (measured at 1.4), and far above that a tile is mostly blur."""
+
 # --- Model card ------------------------------------------------------------------------------
 DEPTH_POWER: Final = "depth_power"
 

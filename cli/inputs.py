@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bleepdb.errors import InputError
+from bleepdb.names import MAX_UPSAMPLING
 
 from .render import bar, log, note, table, warn
 
@@ -106,14 +107,15 @@ OverlayFolderOption = Annotated[
     ),
 ]
 UpsamplingOption = Annotated[
-    bool, typer.Option("--allow-upsampling", help="Enlarge tiles beyond 10%.")
+    bool,
+    typer.Option("--allow-upsampling", help="Enlarge tiles to more than 1.5 times their slide."),
 ]
 MOST_SEED = 2**32 - 1  # NumPy and torch take this one, and each below
 
 
 def most_upsampling(*, allowed: bool) -> float:
     """Return how many times finer than its slide a tile may be."""
-    return float("inf") if allowed else 1.1
+    return float("inf") if allowed else MAX_UPSAMPLING
 
 
 def refuse_mask(mask: str | None, slides: int) -> None:

@@ -36,7 +36,7 @@ from .inputs import (
 from .render import bar, note, print_json
 
 DEFAULT_ENCODER = "timm:tf_efficientnet_lite0"
-DEFAULT_SCALES_UM = (112.0, 176.0, 400.0)
+DEFAULT_SCALES_UM = (112.0, 400.0)
 EncoderOption = Annotated[
     str,
     typer.Option(

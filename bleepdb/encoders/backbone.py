@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from bleepdb.encoders.known import resolve
-from bleepdb.encoders.levels import LEVELS, multilevel, penultimate
+from bleepdb.encoders.levels import LEVELS, level_of_columns, multilevel, penultimate
 from bleepdb.encoders.making import RANDOM, make_network
 from bleepdb.encoders.naming import KINDS, split_spec
 from bleepdb.encoders.weights import state_digest
@@ -155,6 +155,24 @@ class Backbone:
         block = np.require(tiles, requirements=["C", "W"])
         made: NDArray[np.float32] = self.features_of(torch.from_numpy(block), levels).cpu().numpy()
         return made
+
+    def level_of_columns(self, levels: Levels, tile_px: int) -> NDArray[np.int64]:
+        """Return the level that each feature of a tile comes from, (D,) int64 from 0.
+
+        Penultimate features are of one level.
+
+        Raises
+        ------
+        ModelError
+            As `features`.
+        """
+        blank = np.zeros((1, tile_px, tile_px, 3), np.uint8)
+        if levels == "penultimate":
+            return np.zeros(self.features(blank, levels).shape[1], dtype=np.int64)
+        self.check_tiles(levels, tile_px)
+        images = torch.zeros((1, 3, tile_px, tile_px), device=self.device)
+        with torch.inference_mode():
+            return np.array(level_of_columns(self.network, images), dtype=np.int64)
 
     def features_of(self, tiles: Tensor, levels: Levels) -> Tensor:
         """Return the features of one tile or more as a tensor on the device, (n, D) float32.

@@ -11,6 +11,7 @@ from bleepdb.encoders.feature_cache import cache_file, drop_features, read_featu
 from bleepdb.encoders.forward import Feeder, allocator
 from bleepdb.encoders.part_file import PartFile
 from bleepdb.errors import BleepdbError, ModelError
+from bleepdb.names import MAX_UPSAMPLING
 from bleepdb.tissue import open_slide
 from bleepdb.tissue.stream import TileStream
 from bleepdb.tissue.supertiles import plan_super_tiles
@@ -39,7 +40,7 @@ def extract(
     backbone: Backbone,
     cache: bool = True,
     batch: int | None = None,
-    max_upsampling: float = 1.1,
+    max_upsampling: float = MAX_UPSAMPLING,
     progress: Callable[[int, int], None] | None = None,
     mapped: bool = False,
     workers: int | None = None,
@@ -111,7 +112,7 @@ def begin_features(
     backbone: Backbone,
     cache: bool = True,
     batch: int | None = None,
-    max_upsampling: float = 1.1,
+    max_upsampling: float = MAX_UPSAMPLING,
     mapped: bool = False,
     workers: int | None = None,
     slide_digest: str | None = None,

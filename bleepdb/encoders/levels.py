@@ -52,6 +52,25 @@ def multilevel(network: nn.Module, images: Tensor) -> Tensor:
     ModelError
         If the network does not offer its intermediate levels.
     """
+    return torch.cat([values for _, values in _parts(network, images)], dim=1)
+
+
+def level_of_columns(network: nn.Module, images: Tensor) -> list[int]:
+    """Return the level, counted from 0, that each column of `multilevel` comes from.
+
+    Parameters
+    ----------
+    network
+        As in `multilevel`.
+    images
+        One image or more, of the size of a tile.
+    """
+    parts = _parts(network, images)
+    return [level for level, values in parts for _ in range(values.shape[1])]
+
+
+def _parts(network: nn.Module, images: Tensor) -> list[tuple[int, Tensor]]:
+    """Return statistics (n, D) float32 with the level that they are of."""
     inner: Network = network.trunk if isinstance(network, TimmModel | Adapted) else network
     if not hasattr(inner, "forward_intermediates"):
         named = type(network if inner is None else inner).__name__
@@ -84,15 +103,15 @@ def _maps(network: Network, images: Tensor) -> list[Tensor]:
     return list(found["image_intermediates"] if isinstance(found, dict) else found)
 
 
-def _of_maps(maps: list[Tensor]) -> Tensor:
+def _of_maps(maps: list[Tensor]) -> list[tuple[int, Tensor]]:
     means, spreads = [], []
-    for level in maps:
-        values = level.float().flatten(2)
+    for one in maps:
+        values = one.float().flatten(2)
         mean = values.mean(dim=2)
         # E[x²] - E[x]² would lose the small spreads of channels with a large mean.
         spreads.append((values - mean[:, :, None]).square().mean(dim=2).sqrt())
         means.append(mean)
-    return torch.cat([*means, *spreads], dim=1)
+    return [*enumerate(means), *enumerate(spreads)]
 
 
 def _token_levels(network: Network, images: Tensor) -> list[tuple[Tensor | None, Tensor]]:
@@ -125,12 +144,13 @@ def _chosen_blocks(depth: int) -> list[int]:
     return sorted({max(depth // 2 - 1, 0), max(depth * 3 // 4 - 1, 0), depth - 1})
 
 
-def _of_tokens(levels: list[tuple[Tensor | None, Tensor]]) -> Tensor:
+def _of_tokens(levels: list[tuple[Tensor | None, Tensor]]) -> list[tuple[int, Tensor]]:
     parts = []
-    for prefix, patches in levels:
+    for level, (prefix, patches) in enumerate(levels):
         if prefix is not None:
-            parts.append(prefix[:, 0].float())
+            parts.append((level, prefix[:, 0].float()))
         values = patches.float()
         mean = values.mean(dim=1)
-        parts += [mean, (values - mean[:, None]).square().mean(dim=1).sqrt()]
-    return torch.cat(parts, dim=1)
+        spread = (values - mean[:, None]).square().mean(dim=1).sqrt()
+        parts += [(level, mean), (level, spread)]
+    return parts

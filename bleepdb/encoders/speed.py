@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from bleepdb.encoders.features import begin_features
+from bleepdb.names import MAX_UPSAMPLING
 from bleepdb.tissue import open_slide
 from bleepdb.tissue.supertiles import plan_super_tiles
 
@@ -53,7 +54,7 @@ def measure_speed(
     spec: FeatureSpec,
     backbone: Backbone,
     places: int | None = None,
-    max_upsampling: float = 1.1,
+    max_upsampling: float = MAX_UPSAMPLING,
 ) -> Speed:
     """Encode some of the places of a slide, adjacent ones as in earnest, and keep nothing.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from bleepdb.encoders import FeatureSpec, default_tile_px, load_backbone
+from bleepdb.names import MAX_UPSAMPLING
 from bleepdb.tissue import TileGeometry
 from bleepdb.training import collect_pairs
 
@@ -42,10 +43,10 @@ class Features:
     encoder: str = "timm:tf_efficientnet_lite0"
     weights: str | None = None
     levels: str = "multilevel"
-    scales_um: tuple[float, ...] = (112.0, 176.0, 400.0)
+    scales_um: tuple[float, ...] = (112.0, 400.0)
     tile_px: int | None = None
     resampling: str = "area"
-    max_upsampling: float = 1.1
+    max_upsampling: float = MAX_UPSAMPLING
 
     def spec(self, backbone: Backbone) -> FeatureSpec:
         """Say what our features are on a loaded backbone."""

@@ -15,6 +15,7 @@ from PIL import Image
 from bleepdb.errors import BleepdbError, SlideError
 from bleepdb.inspecting.findings import Findings, quoted, size_text
 from bleepdb.inspecting.looking import head_of, magic_of
+from bleepdb.names import MAX_UPSAMPLING
 from bleepdb.tissue.geometry import mpp_fault
 from bleepdb.tissue.grid import tile_centres
 from bleepdb.tissue.mask import tissue_mask
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 FIELDS_UM: Final = (112.0, 176.0, 400.0)
 TILE_PX: Final = 224
-MOST_UPSAMPLING: Final = 1.1
 STRIDE_UM: Final = 100.0
 CHEAP_PX: Final = 2**24
 """Pixels of the level that a thumbnail is made from, up to which the tissue is looked for."""
@@ -218,11 +218,11 @@ def _fine_enough(found: Findings, slide: Slide) -> bool:
         return False
     factors = {f"{um:g}": slide.mpp * TILE_PX / um for um in FIELDS_UM}
     words = ", ".join(
-        f"{um} µm {f'enlarged {f:.2g}x' if f > MOST_UPSAMPLING else 'fine'}"
+        f"{um} µm {f'enlarged {f:.2g}x' if f > MAX_UPSAMPLING else 'fine'}"
         for um, f in factors.items()
     )
     found.fact("tiles of 224 px", factors, words)
-    if min(factors.values()) > MOST_UPSAMPLING:
+    if min(factors.values()) > MAX_UPSAMPLING:
         found.lacks(
             f"pixels that are fine enough for tiles of up to {FIELDS_UM[-1]:g} µm",
             needed_for="index and query",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from bleepdb.errors import InputError
 from bleepdb.imputation import METHODS
+from bleepdb.names import MAX_UPSAMPLING
 from bleepdb.tissue.spots import read_spots
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class QuerySettings:
     neighbour_sd: bool = False
     stride_um: float | None = None
     min_tissue: float = 0.5
-    max_upsampling: float = 1.1
+    max_upsampling: float = MAX_UPSAMPLING
     allow_misfit: bool = False
 
     def __post_init__(self) -> None:

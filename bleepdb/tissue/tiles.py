@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from bleepdb.errors import SlideError
+from bleepdb.names import MAX_UPSAMPLING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from bleepdb.tissue.geometry import TileGeometry
     from bleepdb.tissue.slide import Slide
 
-MAX_UPSAMPLING: Final = 1.1
 LARGEST_FIELD: Final = 4.0
 """A field wider than this many images says that its scale, or the mpp, is wrong."""
 

@@ -107,11 +107,24 @@ def one_over_spread(x: NDArray[Any]) -> NDArray[np.float64]:
     return np.where(varies, 1.0 / np.where(varies, spread, 1.0), 0.0)
 
 
+def block_scale(pairs: Pairs) -> NDArray[np.float64]:
+    """Return what gives each level at each scale the same sum of variances, (F,) float64.
+
+    A level of 320 channels would otherwise weigh eight times one of 40. The total stays as it is.
+    """
+    width = pairs.features.shape[1]
+    if pairs.blocks is None:
+        return np.ones(width)
+    count = np.bincount(pairs.blocks)
+    return np.asarray(np.sqrt(width / (count > 0).sum() / count[pairs.blocks]))
+
+
 def image_axes(pairs: Pairs, context: Context | None, rank: int) -> ImageAxes:
     """Standardise features on the training spots and find their principal axes.
 
-    Each feature is scaled to an SD of 1 (of the context: to its weight), and all by
-    ``sqrt(1280 / p)``, so that a penalty means the same whatever the number of features.
+    Each feature is scaled to an SD of 1 (of the context: to its weight), the levels and scales to
+    the same sum of variances (`block_scale`), and all by ``sqrt(1280 / p)``, so that a penalty
+    means the same whatever the number of features.
 
     Parameters
     ----------
@@ -124,6 +137,8 @@ def image_axes(pairs: Pairs, context: Context | None, rank: int) -> ImageAxes:
     """
     x = with_context(pairs, context).astype(np.float64)
     mean, scale = x.mean(axis=0), one_over_spread(x)
+    balance = block_scale(pairs)
+    scale *= balance if context is None else np.tile(balance, 2)
     if context is not None:
         # Standardising undoes the weight of the context; here it is put back.
         scale[x.shape[1] // 2 :] *= context.weight

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from bleepdb.encoders import extract
 from bleepdb.errors import SectionError
+from bleepdb.names import MAX_UPSAMPLING
 from bleepdb.training.pairs import PairedSection, Pairs, pitch_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
 
     from bleepdb.encoders import Backbone, FeatureSpec
     from bleepdb.tissue import Section
@@ -20,7 +25,7 @@ def collect_pairs(
     feature_spec: FeatureSpec,
     backbone: Backbone,
     *,
-    max_upsampling: float = 1.1,
+    max_upsampling: float = MAX_UPSAMPLING,
     progress: Callable[[int, int], None] | None = None,
 ) -> Pairs:
     """Encode the tiles of sections.
@@ -82,4 +87,12 @@ def collect_pairs(
             )
         )
         before += len(section)
-    return Pairs(tuple(made), feature_spec)
+    return Pairs(tuple(made), feature_spec, blocks_of(feature_spec, backbone))
+
+
+def blocks_of(feature_spec: FeatureSpec, backbone: Backbone) -> NDArray[np.int64]:
+    """Return which scale and level each feature of a place comes from, (F,) int64 from 0."""
+    geometry = feature_spec.geometry
+    levels = backbone.level_of_columns(feature_spec.levels, geometry.tile_px)
+    several = int(levels.max()) + 1
+    return np.concatenate([levels + several * i for i in range(len(geometry.scales_um))])

@@ -87,10 +87,13 @@ class Pairs:
         In the order of the sheet.
     feature_spec
         What the features are.
+    blocks
+        (F,) int64, which scale and level each feature comes from; None where that is not known.
     """
 
     sections: tuple[PairedSection, ...]
     feature_spec: FeatureSpec
+    blocks: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return sum(len(s) for s in self.sections)
@@ -159,7 +162,8 @@ class Pairs:
         if not wanted or not wanted <= set(self.names):
             message = f"no sections {sorted(wanted - set(self.names))} among {self.names}"
             raise ValueError(message)
-        return Pairs(tuple(s for s in self.sections if s.section in wanted), self.feature_spec)
+        kept = tuple(s for s in self.sections if s.section in wanted)
+        return Pairs(kept, self.feature_spec, self.blocks)
 
 
 def pitch_of(positions_um: NDArray[np.float64]) -> float:

@@ -280,3 +280,22 @@ def test_the_card_owns_the_pixel_statistics(tiny):
         FeatureSpec.of(tiny, "penultimate", TileGeometry((100.0,), 64)), mean=(0.1, 0.2, 0.3)
     )
     assert spec.load_backbone(device="cpu").mean == (0.1, 0.2, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "px", "widths"),
+    [("timm:test_convnext", 64, [32, 48, 64]), ("timm:test_vit", 160, [64, 64, 64])],
+)
+def test_each_feature_knows_its_level(spec, px, widths):
+    backbone = untrained(spec)
+    found = backbone.level_of_columns("multilevel", px)
+    assert len(found) == backbone.features(tiles(1, px), "multilevel").shape[1]
+    each = 3 if "vit" in spec else 2  # class token, mean and SD; or mean and SD
+    assert np.bincount(found).tolist() == [each * w for w in widths]
+    assert not backbone.level_of_columns("penultimate", px).any()
+
+
+def test_the_means_and_spreads_of_a_level_are_one_block(tiny):
+    found = tiny.level_of_columns("multilevel", 64).tolist()
+    one = [0] * 32 + [1] * 48 + [2] * 64
+    assert found == one * 2

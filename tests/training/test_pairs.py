@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from bleepdb.encoders import Context
 from bleepdb.errors import GeneError, SectionError
 from bleepdb.panel import Panel
+from bleepdb.training.affine import block_scale, image_axes
 from bleepdb.training.pairs import pitch_of
 
 
@@ -86,3 +88,20 @@ def test_the_pitch_is_the_median_distance_of_adjacent_spots():
     assert pitch_of(places) == 100.0
     with pytest.raises(SectionError, match="1 spots have no pitch"):
         pitch_of(places[:1])
+
+
+def test_levels_and_scales_weigh_the_same_whatever_their_width(pairs_of):
+    pairs = pairs_of("A", "A")
+    width = pairs.features.shape[1]
+    blocks = np.array([0] * 4 + [1] * (width - 4))
+    told = replace(pairs, blocks=blocks)
+    scale = block_scale(told)
+    assert [(scale[blocks == b] ** 2).sum() for b in (0, 1)] == pytest.approx([width / 2] * 2)
+    np.testing.assert_array_equal(block_scale(pairs), 1)
+    assert told.subset(["s0"]).blocks is blocks
+    for context, whole in ((None, 1280), (Context(100.0, 300.0, 0.5), 1280 / 2 * 1.25)):
+        axes = image_axes(told, context, rank=10**6)
+        assert (axes.singular**2).sum() / len(told) == pytest.approx(whole, rel=1e-4)
+        back = np.linalg.norm(axes.projection, axis=1)[:width] * told.features.std(axis=0)
+        ratio = (back[blocks == 0] ** 2).mean() / (back[blocks == 1] ** 2).mean()
+        assert ratio == pytest.approx((width - 4) / 4, rel=0.05)
