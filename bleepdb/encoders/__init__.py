@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from bleepdb.encoders.model import Model
     from bleepdb.encoders.spec import FeatureSpec
     from bleepdb.encoders.speed import Speed, measure_speed
-    from bleepdb.encoders.towers import Affine, Context, Projection
+    from bleepdb.encoders.towers import Affine, Context, Joined, Projection
 
 _HOMES = {
     "Affine": "towers",
     "Backbone": "backbone",
     "Context": "towers",
     "FeatureSpec": "spec",
+    "Joined": "towers",
     "KnownEncoder": "known",
     "Model": "model",
     "PendingFeatures": "features",
@@ -46,6 +47,7 @@ __all__ = [
     "Backbone",
     "Context",
     "FeatureSpec",
+    "Joined",
     "KnownEncoder",
     "Model",
     "PendingFeatures",

@@ -15,13 +15,15 @@ from bleepdb.errors import ModelError
 from bleepdb.places import adjacency
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     Array = NDArray[np.float32]
 
-AFFINE, PROJECTION = "affine", "projection"
+AFFINE, PROJECTION, JOINED = "affine", "projection", "joined"
+MOST_PARTS = 64
+SUM_TOLERANCE = 1e-4
 LAYER_NORM_EPSILON = 1e-5  # torch's default
 
 
@@ -160,7 +162,74 @@ class Projection:
         }  # fmt: skip
 
 
-Tower = Affine | Projection
+@dataclass(frozen=True)
+class Joined:
+    """Several towers in one space, so that one search over one vector asks all of them.
+
+    Each part's vector is scaled to unit length and times its weight, and they stand side by side.
+    With squared weights of sum 1 the whole has unit length, and the dot product of two of them is
+    the mean of the parts' cosines, each weighing its squared weight. See `weights_of`.
+
+    Parameters
+    ----------
+    parts
+        Towers that take the same inputs.
+    weights
+        (parts,) float32, positive.
+    """
+
+    parts: tuple[Affine | Projection, ...]
+    weights: Array
+    kind = JOINED
+
+    @property
+    def inputs(self) -> int:
+        """Width of what it takes."""
+        return self.parts[0].inputs
+
+    @property
+    def dimension(self) -> int:
+        """Width of what it gives."""
+        return sum(part.dimension for part in self.parts)
+
+    def __call__(self, x: Array) -> Array:
+        """Take (n, inputs) to (n, dimension) float32, of unit length."""
+        return side_by_side([part(x) for part in self.parts], self.weights)
+
+    def tensors(self) -> dict[str, Any]:
+        """Return its weights by name: ``NUMBER.KIND.NAME`` for those of a part."""
+        found: dict[str, Any] = {"weights": self.weights}
+        for number, part in enumerate(self.parts):
+            found |= {f"{number}.{part.kind}.{k}": v for k, v in part.tensors().items()}
+        return found
+
+
+def side_by_side(vectors: Sequence[Array], weights: NDArray[Any]) -> Array:
+    """Scale rows of each part to unit length times its weight, and join them, (n, sum) float32."""
+    scaled = [np.float32(w) * unit(v) for v, w in zip(vectors, weights, strict=True)]
+    return np.concatenate(scaled, axis=1)
+
+
+def weights_of(
+    shares: Sequence[float], temperatures: Sequence[float]
+) -> tuple[NDArray[np.float32], float]:
+    """Return the weights of joined parts, and the temperature of their common softmax.
+
+    With them ``exp(dot / temperature)`` is ``exp(sum of share * cosine / own temperature)``: the
+    product of the parts' own softmaxes, each to the power of its share.
+
+    Parameters
+    ----------
+    shares
+        Positive, one a part.
+    temperatures
+        Of each part's own softmax.
+    """
+    parts = np.asarray(shares, dtype=np.float64) / np.asarray(temperatures, dtype=np.float64)
+    return np.sqrt(parts / parts.sum()).astype(np.float32), float(1.0 / parts.sum())
+
+
+Tower = Affine | Projection | Joined
 
 
 def tower_from(kind: str, tensors: Mapping[str, NDArray[Any]]) -> Tower:
@@ -173,18 +242,27 @@ def tower_from(kind: str, tensors: Mapping[str, NDArray[Any]]) -> Tower:
     """
     try:
         if kind == AFFINE:
-            made: Tower = Affine(tensors["mean"], tensors["matrix"])
-            fits = tensors["matrix"].ndim == 2 and made.mean.shape == (made.inputs,)
+            affine = Affine(tensors["mean"], tensors["matrix"])
+            fits = affine.matrix.ndim == 2 and affine.mean.shape == (affine.inputs,)
+            made: Tower = affine
         elif kind == PROJECTION:
             rest = {k: v for k, v in tensors.items() if k != "inputs"}
-            made = Projection(**rest, inputs=int(tensors["inputs"][0]))
-            d, used = made.w1.shape
-            fits = made.w2.shape == (d, d) and all(
-                t.shape == (used,) for t in (made.columns, made.mean, made.scale, made.fill)
+            head = Projection(**rest, inputs=int(tensors["inputs"][0]))
+            d, used = head.w1.shape
+            fits = head.w2.shape == (d, d) and all(
+                t.shape == (used,) for t in (head.columns, head.mean, head.scale, head.fill)
             )
-            fits &= all(t.shape == (d,) for t in (made.b1, made.b2, made.gain, made.shift))
-            fits &= made.columns.dtype.kind == "i"
-            fits &= bool((made.columns >= 0).all() and (made.columns < made.inputs).all())
+            fits &= all(t.shape == (d,) for t in (head.b1, head.b2, head.gain, head.shift))
+            fits &= head.columns.dtype.kind == "i"
+            fits &= bool((head.columns >= 0).all() and (head.columns < head.inputs).all())
+            made = head
+        elif kind == JOINED:
+            joined = _joined(tensors)
+            weights = joined.weights
+            fits = weights.shape == (len(joined.parts),) and bool((weights > 0).all())
+            fits &= bool(abs(float((weights.astype(np.float64) ** 2).sum()) - 1) < SUM_TOLERANCE)
+            fits &= all(part.inputs == joined.inputs for part in joined.parts)
+            made = joined
         else:
             raise ModelError(f"knows no tower of the kind {kind!r}", hint="use a newer bleepdb")
     except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -194,6 +272,25 @@ def tower_from(kind: str, tensors: Mapping[str, NDArray[Any]]) -> Tower:
     if not fits or not all(np.isfinite(t).all() for t in tensors.values()):
         raise ModelError(f"the tensors of a {kind} tower do not fit", hint="train it again")
     return made
+
+
+def _joined(tensors: Mapping[str, NDArray[Any]]) -> Joined:
+    """Put the parts of a joined tower together from the names of their tensors."""
+    parts: dict[int, dict[str, NDArray[Any]]] = {}
+    kinds: dict[int, str] = {}
+    for name, tensor in tensors.items():
+        if name == "weights":
+            continue
+        number, kind, rest = name.split(".")
+        if kind not in {AFFINE, PROJECTION} or kinds.setdefault(int(number), kind) != kind:
+            message = f"a part {name!r}"
+            raise ValueError(message)
+        parts.setdefault(int(number), {})[rest] = tensor
+    if sorted(parts) != list(range(len(parts))) or not 1 <= len(parts) <= MOST_PARTS:
+        message = f"parts {sorted(parts)}"
+        raise ValueError(message)
+    made = tuple(tower_from(kinds[i], parts[i]) for i in range(len(parts)))
+    return Joined(tuple(p for p in made if not isinstance(p, Joined)), tensors["weights"])
 
 
 def unit(vectors: Array) -> Array:

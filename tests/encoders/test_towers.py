@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bleepdb.encoders.towers import Affine, Context, Projection, tower_from, unit
+from bleepdb.encoders.towers import Affine, Context, Joined, Projection, tower_from, unit
 from bleepdb.errors import ModelError
 
 
@@ -24,6 +24,12 @@ def projection():
         }.items()
     }  # fmt: skip
     return Projection(columns=np.array([0, 2, 5]), inputs=6, **f)
+
+
+def joined():
+    rng = np.random.default_rng(3)
+    one = Affine(rng.random(6).astype(np.float32), rng.normal(size=(6, 3)).astype(np.float32))
+    return Joined((one, projection()), np.sqrt([0.2, 0.8]).astype(np.float32))
 
 
 def test_context_is_the_weighted_mean_of_the_ring_and_oneself_where_alone():
@@ -81,7 +87,7 @@ def test_an_unknown_gene_counts_as_the_mean():
     np.testing.assert_allclose(head(unknown), head(known), atol=1e-6)
 
 
-@pytest.mark.parametrize("tower", [affine(), projection()])
+@pytest.mark.parametrize("tower", [affine(), projection(), joined()])
 def test_tensors_make_the_same_tower(tower):
     x = np.random.default_rng(0).random((5, tower.inputs)).astype(np.float32)
     made = tower_from(tower.kind, tower.tensors())
@@ -89,7 +95,7 @@ def test_tensors_make_the_same_tower(tower):
     assert (made.inputs, made.dimension) == (tower.inputs, tower.dimension)
 
 
-@pytest.mark.parametrize("tower", [affine(), projection()])
+@pytest.mark.parametrize("tower", [affine(), projection(), joined()])
 def test_tensors_that_are_missing_misshapen_or_not_finite_are_refused(tower):
     whole = tower.tensors()
     for name, value in whole.items():
@@ -112,3 +118,40 @@ def test_a_matrix_that_is_a_row_fractional_columns_and_unknown_kinds_are_refused
             tower_from("projection", projection().tensors() | {"columns": columns})
     with pytest.raises(ModelError, match="kind"):
         tower_from("forest", {})
+
+
+def test_joined_parts_have_unit_length_together_and_their_cosines_weigh_their_squares():
+    tower = joined()
+    x = np.random.default_rng(0).normal(size=(7, 6)).astype(np.float32)
+    got = tower(x)
+    assert got.dtype == np.float32
+    assert got.shape == (7, tower.dimension) == (7, 8)
+    np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, atol=1e-6)
+    one, other = (unit(part(x)) for part in tower.parts)
+    np.testing.assert_allclose(got @ got.T, 0.2 * one @ one.T + 0.8 * other @ other.T, atol=1e-5)
+
+
+def test_joined_parts_that_do_not_fit_each_other_are_refused():
+    whole = joined().tensors()
+    one = {k: v for k, v in whole.items() if k.startswith("0.")}
+    wrong = [
+        {"weights": whole["weights"]},
+        {k: v for k, v in whole.items() if not k.startswith("0.")},
+        whole | {"weights": np.array([0.9, 0.9], np.float32)},
+        whole | {"weights": np.array([1.0, 0.0], np.float32)},
+        whole | {"weights": np.array([1.0], np.float32)},
+        whole | {"2.joined.weights": whole["weights"]},
+        whole | {"0.projection.mean": whole["0.affine.mean"]},
+        whole | {"x.affine.mean": whole["0.affine.mean"]},
+        whole | {"mean": whole["0.affine.mean"]},
+        whole | {"0.affine.matrix": whole["0.affine.matrix"][:5]},
+        one | {"weights": np.ones(1, np.float32)} | {f"{i}.{k[2:]}": v for k, v in one.items()
+                                                     for i in range(1, 80)},
+    ]  # fmt: skip
+    for tensors in wrong:
+        with pytest.raises(ModelError):
+            tower_from("joined", tensors)
+    # Parts of another width each.
+    narrow = {f"1.affine.{k}": v for k, v in affine().tensors().items()}
+    with pytest.raises(ModelError, match="do not fit"):
+        tower_from("joined", one | narrow | {"weights": whole["weights"]})

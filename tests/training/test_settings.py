@@ -35,7 +35,7 @@ def test_lists_stand_for_tuples_and_whole_numbers_for_floats():
         ({"alphas": ["a"]}, "alphas of the recipe linear is tuple"),
         ({"ring": [1, 2, 3]}, "ring of the recipe linear is tuple"),
         ({"k": 0}, "out of range for the recipe linear: k"),
-        ({"temperature": 0, "smoothing": 1.5}, "linear: temperature, smoothing"),
+        ({"temperature": 0, "smoothing": 1.5}, "linear: smoothing, temperature"),
         ({"alphas": []}, "linear: alphas"),
         ({"alpha": -1.0}, "linear: alpha"),
         ({"ring": [2, 1]}, "linear: ring"),

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 GIVEN: Final = "given"
 """Stands for the inner folds where nothing was left to choose."""
 
+MOST_MEMBERS: Final = 60
+"""A joined tower has a bound on its parts (`bleepdb.encoders.towers.MOST_PARTS`)."""
+
 
 def retrieval(
     *,

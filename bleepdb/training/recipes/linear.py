@@ -9,8 +9,9 @@
 4. Keys of the atlas are reference *images* through the same tower.
 5. A place takes the softmax-weighted mean of its nearest spots' profiles, each times a power of
    its counts: deeper spots are measured better,
-6. projected on the first 20 components, and
-7. mixed with 0.3 of the mean over adjacent places.
+6. mixed with 0.3 of the mean over adjacent places,
+7. and projected on the first 20 components, from which genes are read by loadings that inner folds
+   correct (`bleepdb.training.readout`).
 
 Everything that is fitted is fitted on the training sections.
 """
@@ -23,20 +24,25 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from bleepdb.encoders import Affine, Context, Model
+from bleepdb.encoders import Affine, Model
 from bleepdb.encoders.towers import unit
-from bleepdb.imputation import depth_weights, effective_weights, nearest
 from bleepdb.names import IMAGE
-from bleepdb.training.affine import ImageAxes, image_axes, principal_axes, with_context
+from bleepdb.training.affine import ImageAxes, image_axes, with_context
 from bleepdb.training.recipes import card
-from bleepdb.training.recipes.settings import (
-    MAX_CONTEXT,
-    MAX_DEPTH_POWER,
-    as_json,
-    require,
-    settings_from,
+from bleepdb.training.recipes.settings import MAX_DEPTH_POWER, as_json, settings_from
+from bleepdb.training.recipes.surroundings import (
+    Components,
+    Embedded,
+    Surroundings,
+    context_of,
+    near_by,
+    profile_components,
+    readout_with,
+    ring_um,
+    to_genes,
+    totals_of,
 )
-from bleepdb.training.tuning import Stage, Target, Tuned, choose_among, grid, smoothed, staged
+from bleepdb.training.tuning import Stage, Target, Tuned, choose_among, grid, staged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,8 +50,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bleepdb.training.pairs import Pairs
-
-    Found = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 NAME: Final = "linear"
 CHOICES: Final = {
@@ -57,113 +61,52 @@ CHOICES: Final = {
 """What inner folds may choose, in the order of the steps, and where its candidates stand."""
 
 
+__all__ = [
+    "Components",
+    "Folded",
+    "LinearSettings",
+    "context_of",
+    "fit",
+    "profile_components",
+    "ring_um",
+    "tune",
+]
+
+
 @dataclass(frozen=True)
-class LinearSettings:
-    """Hyperparameters, as measured on real sections.
+class LinearSettings(Surroundings):
+    """Hyperparameters, beside those of `Surroundings`.
 
     Attributes
     ----------
-    axes, components, whitening
-        Principal axes of the features; components of the profiles, and the power of their SD by
-        which they are divided.
     alpha
         The ridge penalty; None: chosen from `alphas` on inner folds.
     alphas
         Candidates. Where there are no inner folds the largest is taken, which is the cautious one
         for a new donor.
-    k, temperature
-        Neighbours and their softmax.
-    depth_power
-        A neighbour's weight is multiplied by this power of its counts.
-    low_rank
-        Components that are kept of an imputed profile.
-    context, smoothing
-        Weight of adjacent places in the features, and in the result.
-    ring
-        Inner and outer radius of what is adjacent, as multiples of the training pitch.
+    temperature
+        Of the softmax.
     temperatures, depth_powers, smoothings
         Candidates for inner folds; where there are none the value stays.
     """
 
-    axes: int = 256
-    components: int = 50
-    whitening: float = 0.5
     alpha: float | None = None
-    alphas: tuple[float, ...] = (3e2, 1e3, 3e3, 1e4)
-    k: int = 200
+    alphas: tuple[float, ...] = (1e2, 3e2, 1e3, 3e3, 1e4)
     temperature: float = 0.1
-    depth_power: float = 0.5
-    low_rank: int = 20
-    context: float = 0.5
-    smoothing: float = 0.3
-    ring: tuple[float, float] = (0.5, 1.5)
     temperatures: tuple[float, ...] = ()
     depth_powers: tuple[float, ...] = ()
     smoothings: tuple[float, ...] = ()
 
-    def __post_init__(self) -> None:
-        require(
-            where=NAME,
-            axes=self.axes >= 1,
-            components=self.components >= 1,
-            whitening=0 <= self.whitening <= 1,
-            alpha=self.alpha is None or self.alpha > 0,
-            alphas=len(self.alphas) > 0 and min(self.alphas) > 0,
-            k=self.k >= 1,
-            temperature=self.temperature > 0,
-            depth_power=0 <= self.depth_power <= MAX_DEPTH_POWER,
-            low_rank=self.low_rank >= 0,
-            context=0 <= self.context <= MAX_CONTEXT,
-            smoothing=0 <= self.smoothing <= 1,
-            ring=0 <= self.ring[0] < self.ring[1],
-            temperatures=all(t > 0 for t in self.temperatures),
-            depth_powers=all(0 <= p <= MAX_DEPTH_POWER for p in self.depth_powers),
-            smoothings=all(0 <= w <= 1 for w in self.smoothings),
-        )
-
-
-@dataclass(frozen=True)
-class Components:
-    """Training profiles on their principal components.
-
-    Attributes
-    ----------
-    mean
-        (genes,) float64.
-    axes
-        (genes, c) float64, orthonormal columns.
-    scores
-        (spots, c) float64 of the training spots.
-    spread
-        (c,) what each score is divided by: its SD to the power `whitening`.
-    """
-
-    mean: NDArray[np.float64]
-    axes: NDArray[np.float64]
-    scores: NDArray[np.float64]
-    spread: NDArray[np.float64]
-
-
-def ring_um(pairs: Pairs, settings: LinearSettings) -> tuple[float, float]:
-    """Return the radii of what is adjacent, in µm."""
-    return settings.ring[0] * pairs.pitch_um, settings.ring[1] * pairs.pitch_um
-
-
-def context_of(pairs: Pairs, settings: LinearSettings) -> Context | None:
-    """Return the context of the image tower, or None where it has no weight."""
-    return Context(*ring_um(pairs, settings), settings.context) if settings.context > 0 else None
-
-
-def profile_components(pairs: Pairs, settings: LinearSettings) -> Components:
-    """Find the principal components of the training profiles."""
-    y = pairs.profiles
-    mean = y.mean(axis=0, dtype=np.float64)
-    centred = y - mean
-    axes, _ = principal_axes(centred, settings.components)
-    scores = centred @ axes
-    return Components(
-        mean, axes, scores, np.maximum(scores.std(axis=0), 1e-12) ** settings.whitening
-    )
+    def holds(self) -> dict[str, bool]:
+        """Return, for each further hyperparameter, whether it can be used."""
+        return {
+            "alpha": self.alpha is None or self.alpha > 0,
+            "alphas": len(self.alphas) > 0 and min(self.alphas) > 0,
+            "temperature": self.temperature > 0,
+            "temperatures": all(t > 0 for t in self.temperatures),
+            "depth_powers": all(0 <= p <= MAX_DEPTH_POWER for p in self.depth_powers),
+            "smoothings": all(0 <= w <= 1 for w in self.smoothings),
+        }
 
 
 @dataclass(frozen=True)
@@ -204,6 +147,22 @@ class Folded:
         """(training spots,) float64, the counts of each."""
         return totals_of(self.target.inside)
 
+    def embed(self, chosen: LinearSettings, order: NDArray[np.int64] | None = None) -> Embedded:
+        """Fit the towers and embed the held-out and the training spots; `order` as `predict`."""
+        assert chosen.alpha is not None  # noqa: S101 - what is fitted has one
+        scores = self.components.scores if order is None else self.components.scores[order]
+        tower = self.axes.solve(scores / self.components.spread, chosen.alpha)
+        keys = unit((self.axes.scores @ tower).astype(np.float32))
+        queries = unit((self.queries @ tower).astype(np.float32))
+        return Embedded(queries, keys, chosen.temperature)
+
+    def impute(
+        self, chosen: LinearSettings, coordinates: NDArray[np.float64]
+    ) -> NDArray[np.floating]:
+        """Impute coordinates of the held-out spots from those of the training spots, smoothed."""
+        W = self.embed(chosen).weights(self.totals, chosen)
+        return near_by(self.target, np.asarray(W @ coordinates), chosen)
+
     def predict(self, alpha: float, order: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
         """Fit and impute the held-out spots for the target's genes.
 
@@ -231,64 +190,22 @@ class Folded:
             scores, totals = scores[order], totals[order]
         rank = min(self.settings.low_rank, scores.shape[1]) or scores.shape[1]
 
-        def neighbours(_: None, chosen: LinearSettings) -> Found:
-            assert chosen.alpha is not None  # noqa: S101 - a candidate has one
-            tower = self.axes.solve(scores / of.spread, chosen.alpha)
-            keys = unit((self.axes.scores @ tower).astype(np.float32))
-            return nearest(unit((self.queries @ tower).astype(np.float32)), keys, chosen.k)
+        def embed(_: None, chosen: LinearSettings) -> Embedded:
+            return self.embed(chosen, order)
 
-        def average(found: Found, chosen: LinearSettings) -> NDArray[np.float64]:
-            W = effective_weights(
-                *found,
-                n_references=len(scores),
-                method="softmax",
-                temperature=chosen.temperature,
-                reference_weights=depth_weights(totals, chosen.depth_power),
-            )
-            return np.asarray(W @ scores[:, :rank])
+        def average(found: Embedded, chosen: LinearSettings) -> NDArray[np.float64]:
+            near = replace(found, temperature=chosen.temperature)
+            return np.asarray(near.weights(totals, chosen) @ scores[:, :rank])
 
         def finish(means: NDArray[np.float64], chosen: LinearSettings) -> NDArray[np.float64]:
             return to_genes(self.target, of, means, chosen)
 
         stages = [
-            Stage(("alpha",), neighbours),
+            Stage(("alpha",), embed),
             Stage(("temperature", "depth_power"), average),
             Stage(("smoothing",), finish),
         ]
         return staged(candidates, stages)
-
-
-def totals_of(pairs: Pairs) -> NDArray[np.float64]:
-    """Return all counts of each training spot, (spots,) float64."""
-    return np.concatenate(
-        [np.asarray(s.counts.sum(axis=1), dtype=np.float64).ravel() for s in pairs.sections]
-    )
-
-
-def to_genes(
-    target: Target, of: Components, means: NDArray[np.floating], settings: LinearSettings
-) -> NDArray[np.float64]:
-    """Smooth imputed components of the held-out spots and take them to the target's genes.
-
-    Parameters
-    ----------
-    target
-        The fold.
-    of
-        Components of its training profiles.
-    means
-        (held-out spots, r) imputed scores on the first r of them.
-    settings
-        With the ring and the smoothing.
-    """
-    near = smoothed(
-        means,
-        target.outside.sections,
-        ring_um=ring_um(target.inside, settings),
-        weight=settings.smoothing,
-    )
-    axes = of.axes[target.genes, : near.shape[1]]
-    return np.asarray(of.mean[target.genes] + near @ axes.T)
 
 
 def fit(
@@ -343,6 +260,7 @@ def fit(
         panel=pairs.panel,
         profile_mean=of.mean.astype(np.float32),
         components=of.axes[:, :rank].astype(np.float32) if rank else None,
+        readout=readout_of(pairs, of, settings),
         key=IMAGE,
         retrieval=card.retrieval(
             k=settings.k,
@@ -355,6 +273,17 @@ def fit(
             pairs, seed=seed, by=tuned.by, more={"tried": tuned.of(chosen_values)}
         ),
     )
+
+
+def readout_of(
+    pairs: Pairs, of: Components, settings: LinearSettings
+) -> NDArray[np.float32] | None:
+    """Fit what reads genes off imputed components; None without low rank or inner folds."""
+
+    def impute(target: Target, inside: NDArray[np.float64]) -> NDArray[np.floating]:
+        return Folded.of(target, settings).impute(settings, inside)
+
+    return readout_with(pairs, of, settings, impute)
 
 
 def chosen_values(settings: LinearSettings) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from bleepdb.encoders import Model
 from bleepdb.errors import InputError
 from bleepdb.files import digest
-from bleepdb.training.recipes import bleep, linear
+from bleepdb.training.recipes import average, bleep, kernel, linear
 from bleepdb.training.recipes.settings import settings_from
 
 if TYPE_CHECKING:
@@ -129,7 +129,22 @@ RECIPES: Final[dict[str, Recipe]] = {
             linear.LinearSettings,
             linear.fit,
             "closed-form towers, context, penalty by inner folds, softmax over images, low rank "
-            "20, smoothing",
+            "20, smoothing, readout",
+        ),
+        Recipe(
+            kernel.NAME,
+            kernel.KernelSettings,
+            kernel.fit,
+            "projection trained so that what is retrieved predicts; context, low rank 20, "
+            "smoothing, readout",
+            draws=True,
+        ),
+        Recipe(
+            average.NAME,
+            average.AverageSettings,
+            average.fit,
+            "linear and kernel in one space, half each; context, low rank 20, smoothing, readout",
+            draws=True,
         ),
         Recipe(
             bleep.NAME,
