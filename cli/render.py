@@ -100,7 +100,11 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def stages(what: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Show a bar whose words change; give the function that moves it: (done, total, what)."""
+    """Show a bar whose words change; give the function that moves it: (done, total, what).
+
+    Where stderr is no terminal, such as in the log of a job, the first step of each part (what
+    stands before a colon) is a line of its own.
+    """
     columns = (
         SpinnerColumn(),
         BarColumn(bar_width=30),
@@ -110,9 +114,16 @@ def stages(what: str) -> Iterator[Callable[[int, int, str], None]]:
     )
     with Progress(*columns, console=log, disable=not log.is_terminal) as progress:
         task = progress.add_task(plain(what), total=None)
-        yield lambda done, total, text: progress.update(
-            task, completed=done, total=total, description=plain(text)
-        )
+        begun: set[str] = set()
+
+        def move(done: int, total: int, text: str) -> None:
+            progress.update(task, completed=done, total=total, description=plain(text))
+            part = text.partition(": ")[0]
+            if not log.is_terminal and part not in begun:
+                begun.add(part)
+                note(f"{part} ({done} of {total} done)")
+
+        yield move
 
 
 def table(

@@ -265,7 +265,8 @@ MEASURED: Final = "measured values"
 
 def rounded(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Return values as the document holds them, float64."""
-    return np.round(np.asarray(values, dtype=np.float64), DIGITS)
+    made: NDArray[np.float64] = np.asarray(values, dtype=np.float64).round(DIGITS)
+    return made
 
 
 def number(found: float) -> float | None:

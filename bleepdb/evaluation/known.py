@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from bleepdb.evaluation.protocol import FoldResult
+    from bleepdb.evaluation.fold_result import FoldResult
     from bleepdb.training import Pairs
 
 

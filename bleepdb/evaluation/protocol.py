@@ -10,7 +10,7 @@ is held out and its donor stays in training, the report says so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -34,6 +34,7 @@ from bleepdb.evaluation.structure import donor_mixing
 from bleepdb.evaluation.twins import allowed_twins, pairs_across, refuse_twins
 from bleepdb.metrics import mean_score, permutation_null
 from bleepdb.training.recipes.linear import Folded, LinearSettings, tune
+from bleepdb.training.recipes.settings import settings_from
 from bleepdb.training.tuning import Target
 
 if TYPE_CHECKING:
@@ -268,7 +269,9 @@ class _Ours:
     def chosen(self) -> dict[str, Any]:
         """Hyperparameters as JSON has them."""
         assert self.model is not None  # noqa: S101 - ours is the first row
-        return _plain(dict(self.model.hyper) | {"inner_folds": self.model.training["inner_folds"]})
+        found = dict(self.model.hyper) | {"inner_folds": self.model.training["inner_folds"]}
+        plain: dict[str, Any] = _plain(found)
+        return plain
 
     def mixing(self, target: Target) -> dict[str, Any] | None:
         """How donors mix among the neighbours."""
@@ -277,7 +280,8 @@ class _Ours:
             return None  # shares of signed weights mean nothing
         sections = target.inside.sections
         donors = np.repeat([s.donor for s in sections], [len(s) for s in sections])
-        return _plain(donor_mixing(self.weights, donors))
+        plain: dict[str, Any] = _plain(dict(donor_mixing(self.weights, donors)))
+        return plain
 
 
 def _structure(scorer: Scorer, found: dict[str, Scores], ours: str) -> Structure | None:
@@ -309,8 +313,8 @@ def _null(
 ) -> tuple[dict[str, float], dict[str, NDArray[np.float64]]]:
     """Scores of the linear recipe on the true pairs, and on pairs shuffled within each section.
 
-    Its closed form makes many refits cheap, so it stands for the others too. The penalty stays
-    the one that was chosen on the true pairs.
+    Its closed form makes many refits cheap, so it stands for the others too. What was
+    chosen on the true pairs stays.
     """
     if settings.permutations < 1:
         return {}, {}
@@ -318,10 +322,14 @@ def _null(
     held = HeldOutTruth.of(Target(target.inside, target.outside))  # not on the whole panel
     target = held.target
     if model is not None and model.recipe == LINEAR:
-        alpha = float(model.hyper["alpha"])
+        known = {f.name for f in fields(LinearSettings)}
+        how = settings_from(
+            LinearSettings, {k: v for k, v in model.hyper.items() if k in known}, LINEAR
+        )
     else:
-        alpha, _ = tune(target.inside, how)
-    folded = Folded.of(target, how)
+        how = tune(target.inside, how).chosen
+    assert how.alpha is not None  # noqa: S101 - chosen just now
+    alpha, folded = how.alpha, Folded.of(target, how)
     section = target.inside.section_of_spot
 
     def scores(order: NDArray[np.int64] | None) -> NDArray[np.float64]:

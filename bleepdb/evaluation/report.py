@@ -446,7 +446,7 @@ class Report:
         if about.permutations:
             made.append(
                 f"The null shuffles pairs within sections and refits the {LINEAR} recipe, with the "
-                "penalty that was chosen on the true pairs; the observed score beside it is that "
+                "hyperparameters that were chosen on the true pairs; the observed score beside it is that "
                 "recipe's."
             )
         if any(m["family"] == "bleep" for m in about.methods):

@@ -106,7 +106,7 @@ class Scorer:
         high = sets.get(HEG, self.hvg)
         mean = target.inside.profiles[:, target.genes[high]].mean(axis=0)
         wanted = [*sets.get(MG, ()), *high[np.argsort(-mean, kind="stable")]]
-        everywhere = self.held.measured.all(axis=0)
+        everywhere = np.asarray(self.held.measured.all(axis=0))
         kept = [w for w in dict.fromkeys(wanted) if everywhere[w]]
         return np.sort(np.array(kept[:MOST_STRUCTURED], dtype=np.int64))
 

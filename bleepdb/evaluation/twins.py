@@ -29,6 +29,7 @@ from scipy.spatial import cKDTree
 
 from bleepdb.errors import InputError
 from bleepdb.files import digest
+from bleepdb.places import spacing
 from bleepdb.tissue.slides import open_slide
 
 if TYPE_CHECKING:
@@ -277,11 +278,11 @@ def same_noise(spots: sp.csr_matrix, among: sp.csr_matrix) -> NDArray[np.bool_]:
 def _shape(counts: sp.csr_matrix) -> NDArray[np.float32]:
     """Square roots of shares, whose noise is alike for all genes (Hellinger)."""
     dense = counts.toarray().astype(np.float32)
-    return np.sqrt(dense / np.maximum(dense.sum(axis=1, keepdims=True), 1))
+    return np.asarray(np.sqrt(dense / np.maximum(dense.sum(axis=1, keepdims=True), 1)))
 
 
 def _unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+    return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12))
 
 
 @dataclass(frozen=True)
@@ -316,9 +317,7 @@ class Picture:
             small = slide.thumbnail(8 * SIDE_PX)
             size = np.asarray(slide.size_px, dtype=np.float64)
         places = section.xy_px / size
-        near = 0.0
-        if len(places) > 1:
-            near = float(np.median(cKDTree(places).query(places, k=2)[0][:, 1]))
+        near = spacing(places) if len(places) > 1 else 0.0
         return cls(section.section, section.slide_path, detail_of(small), places, near)
 
 
@@ -369,7 +368,7 @@ def twins_by_picture(first: Picture, second: Picture) -> Twins | None:
     there = _places_turned(second.places, way)
     reach = max(first.spacing, second.spacing, 1 / SIDE_PX)
     a, b = (first.places, there) if len(first.places) <= len(there) else (there, first.places)
-    near = float((cKDTree(b).query(a)[0] <= reach).mean())
+    near = float((np.asarray(cKDTree(b).query(a)[0]) <= reach).mean())
     if near < SHARE:
         return None
     return Twins(

@@ -78,7 +78,9 @@ def evaluate(
         sides of a split.
     """
     how, on = settings or Settings(), features or Features()
-    rows = read_sheet(sections) if isinstance(sections, Path) else list(sections)
+    rows: list[Section | SheetRow] = [
+        *(read_sheet(sections) if isinstance(sections, Path) else sections)
+    ]
     donors = {r.section: r.donor for r in rows}
     check(donors, how)
     read = [r if isinstance(r, Section) else load_section(r).section for r in rows]

@@ -90,7 +90,7 @@ def test_sets_without_mitochondrial_and_ribosomal_genes_stand_beside_the_others(
 def test_the_null_refits_what_a_fit_and_a_query_give(three):
     target = target_of(three[0])
     folded = Folded.of(target, LinearSettings())
-    model = fit(target.inside, hyper={"alpha": 1e3})
+    model = fit(target.inside, hyper={"alpha": 1e3, "readout": 0})
     plain = predict_with(model, target, target.genes)
     n = len(target.inside)
     np.testing.assert_allclose(folded.predict(1e3), plain, atol=1e-5)
@@ -103,7 +103,9 @@ def test_the_null_refits_what_a_fit_and_a_query_give(three):
     ]
     inside = Pairs(tuple(shuffled), target.inside.feature_spec)
     again = predict_with(
-        fit(inside, hyper={"alpha": 1e3}), Target(inside, target.outside), target.genes
+        fit(inside, hyper={"alpha": 1e3, "readout": 0}),
+        Target(inside, target.outside),
+        target.genes,
     )
     found = folded.predict(1e3, order)
     np.testing.assert_allclose(found, again, atol=1e-4)
