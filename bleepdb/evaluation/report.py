@@ -446,8 +446,8 @@ class Report:
         if about.permutations:
             made.append(
                 f"The null shuffles pairs within sections and refits the {LINEAR} recipe, with the "
-                "hyperparameters that were chosen on the true pairs; the observed score beside it is that "
-                "recipe's."
+                "hyperparameters that were chosen on the true pairs and genes read off components "
+                "as they are; the observed score beside it is of the same."
             )
         if any(m["family"] == "bleep" for m in about.methods):
             made.append(
