@@ -12,7 +12,7 @@ from bleepdb.errors import InputError
 
 from .inputs import MOST_SEED, load_all, refuse_place
 from .render import bar, note, out, stages
-from .train import DEFAULT_ENCODER, EncoderOption, WeightsOption
+from .train import DEFAULT_ENCODER, DEFAULT_SCALES_UM, EncoderOption, WeightsOption
 
 if TYPE_CHECKING:
     from bleepdb.evaluation import Comparison
@@ -24,6 +24,7 @@ SIMULATED, HER2ST = "simulated", "her2st"
 TISSUE = "breast"
 PICTURED = ("ERBB2", "KRT8", "COL1A1", "CD74", "IGKC", "FASN", "SPARC", "KRT19")
 SEED = 2023
+MADE_SCALES_UM = (176.0, 400.0)  # made slides are too coarse for smaller tiles
 DEMO_METHODS = ("mean profile", "image kNN", "ridge", "bleep")
 
 
@@ -71,7 +72,7 @@ def demo(
     sections = load_all(rows, slide_mpp=None, min_counts=10, min_genes=5)
 
     note(f"training on all but {', '.join(held)}")
-    ours, published = _encoded(sections, encoder, weights)
+    ours, published = _encoded(sections, dataset, encoder, weights)
     train_on = [s for s in sections if s.section not in held]
     backbone = load_backbone(encoder, weights=weights)
     with bar("fitting linear") as move:
@@ -133,11 +134,14 @@ def demo(
     note(f"next: bleepdb explain {path} --tile {target.barcodes[0]} --gene {genes[0]}")
 
 
-def _encoded(sections: list[Section], encoder: str, weights: str | None) -> tuple[Pairs, Pairs]:
+def _encoded(
+    sections: list[Section], dataset: str, encoder: str, weights: str | None
+) -> tuple[Pairs, Pairs]:
     """Encode on our features, and on published ones."""
     from bleepdb.evaluation import Features
 
-    features = Features(encoder, weights)
+    scales_um = MADE_SCALES_UM if dataset == SIMULATED else DEFAULT_SCALES_UM
+    features = Features(encoder, weights, scales_um=scales_um)
     with bar("encoding tiles") as move:
         ours = features.ours(sections, progress=move)
     with bar("encoding tiles, published features") as move:
