@@ -103,13 +103,21 @@ def _maps(network: Network, images: Tensor) -> list[Tensor]:
     return list(found["image_intermediates"] if isinstance(found, dict) else found)
 
 
+def _root(variance: Tensor) -> Tensor:
+    """Square root whose gradient at 0 is 0: a channel that is silent all over a tile has one."""
+    if not variance.requires_grad:
+        return variance.sqrt()
+    there = variance > 0
+    return torch.where(there, variance, 1.0).sqrt() * there
+
+
 def _of_maps(maps: list[Tensor]) -> list[tuple[int, Tensor]]:
     means, spreads = [], []
     for one in maps:
         values = one.float().flatten(2)
         mean = values.mean(dim=2)
         # E[x²] - E[x]² would lose the small spreads of channels with a large mean.
-        spreads.append((values - mean[:, :, None]).square().mean(dim=2).sqrt())
+        spreads.append(_root((values - mean[:, :, None]).square().mean(dim=2)))
         means.append(mean)
     return [*enumerate(means), *enumerate(spreads)]
 
@@ -151,6 +159,6 @@ def _of_tokens(levels: list[tuple[Tensor | None, Tensor]]) -> list[tuple[int, Te
             parts.append((level, prefix[:, 0].float()))
         values = patches.float()
         mean = values.mean(dim=1)
-        spread = (values - mean[:, None]).square().mean(dim=1).sqrt()
+        spread = _root((values - mean[:, None]).square().mean(dim=1))
         parts += [(level, mean), (level, spread)]
     return parts

@@ -6,21 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from bleepdb.training.loss import bleep_loss
+from bleepdb.training.loss import Objective, bleep_loss, stable_targets
 
 
-def reference(images, profiles, temperature):
-    def softmax_rows(x):
-        e = np.exp(x - x.max(axis=1, keepdims=True))
-        return e / e.sum(axis=1, keepdims=True)
+def softmax_rows(x):
+    e = np.exp(x - x.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
 
+
+def reference(images, profiles, temperature, targets=None):
     n = len(images)
     logits, within = np.empty((n, n)), np.empty((n, n))
     for i in range(n):
         for j in range(n):
             logits[i, j] = profiles[i] @ images[j] / temperature
             within[i, j] = (images[i] @ images[j] + profiles[i] @ profiles[j]) / 2 / temperature
-    targets = softmax_rows(within)
+    targets = softmax_rows(within) if targets is None else targets
     rows = -(targets * np.log(softmax_rows(logits))).sum(axis=1)
     columns = -(targets.T * np.log(softmax_rows(logits.T))).sum(axis=1)
     return float((rows.mean() + columns.mean()) / 2)
@@ -60,3 +61,40 @@ def test_gradients_equal_finite_differences_through_the_targets_too():
                 ends.append(reference(*moved, 0.8))
             want = (ends[0] - ends[1]) / (2 * step)
             assert float(x[which].grad[place]) == pytest.approx(want, abs=1e-7)
+
+
+def reference_targets(features, profiles, temperature):
+    n = len(features)
+    x, y = (z - z.mean(axis=0) for z in (features, profiles))
+    within = np.empty((n, n))
+    for i in range(n):
+        for j in range(n):
+            cosines = [z[i] @ z[j] / np.sqrt((z[i] @ z[i]) * (z[j] @ z[j])) for z in (x, y)]
+            within[i, j] = sum(cosines) / 2 / temperature
+    return softmax_rows(within)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.1, 1.0])
+def test_stable_targets_equal_their_formula(temperature):
+    images, profiles = views(20, 6, seed=3)
+    rng = np.random.default_rng(1)
+    features, genes = rng.normal(size=(20, 50)) * 9 + 4, rng.random((20, 30))
+    targets = reference_targets(features, genes, temperature)
+    got = stable_targets(torch.tensor(features), torch.tensor(genes), temperature=temperature)
+    np.testing.assert_allclose(got.numpy(), targets, atol=1e-12)
+    loss = Objective(0.8, "stable", temperature)(
+        *(torch.tensor(z) for z in (images, profiles, features, genes))
+    )
+    assert float(loss) == pytest.approx(reference(images, profiles, 0.8, targets), abs=1e-10)
+    assert Objective(0.8, "published")(*map(torch.tensor, (images, profiles))) == pytest.approx(
+        reference(images, profiles, 0.8), abs=1e-10
+    )
+
+
+def test_no_gradient_flows_through_stable_targets():
+    x = [torch.tensor(v, requires_grad=True) for v in (*views(6, 3), *views(6, 4, seed=2))]
+    Objective(1.0, "stable")(*x).backward()
+    assert x[0].grad is not None
+    assert x[1].grad is not None
+    assert x[2].grad is None
+    assert x[3].grad is None

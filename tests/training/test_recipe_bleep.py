@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from bleepdb.encoders import model_from_blobs, model_to_blobs
 from bleepdb.errors import InputError
 from bleepdb.training import fit
+from bleepdb.training import loss as losses
 from bleepdb.training.recipes import bleep
 
 QUICK = {"epochs": 3, "batch": 32, "dimension": 16, "variable_genes": 12}
@@ -77,13 +79,13 @@ np.save("want.npy", np.flatnonzero(kept))
 def test_the_last_incomplete_batch_is_dropped(pairs_of, monkeypatch):
     pairs = pairs_of("a", "b")  # 98 spots
     seen = []
-    real = bleep.bleep_loss
+    real = losses.bleep_loss
 
-    def counted(images, profiles, *, temperature):
+    def counted(images, profiles, **given):
         seen.append(len(images))
-        return real(images, profiles, temperature=temperature)
+        return real(images, profiles, **given)
 
-    monkeypatch.setattr(bleep, "bleep_loss", counted)
+    monkeypatch.setattr(losses, "bleep_loss", counted)
     fit(pairs, "bleep", hyper=QUICK)
     assert seen == [32] * 3 * 3
     seen.clear()
@@ -104,8 +106,10 @@ def test_the_last_epoch_is_kept(monkeypatch):
 
     monkeypatch.setattr(bleep.Head, "__init__", kept)
 
-    def note(_done, _epochs):
-        after.append(made[0].fc.weight.detach().clone())
+    def note(done, spots):
+        assert spots == 3 * 64
+        if done % 64 == 0:
+            after.append(made[0].fc.weight.detach().clone())
 
     heads = bleep.train_heads(images, profiles, settings(), seed=0, progress=note)
     assert len(after) == 3
@@ -138,8 +142,45 @@ def test_a_constant_feature_says_nothing(pairs_of):
 
 
 @pytest.mark.parametrize(
-    "hyper", [{"epoch": 3}, {"epochs": 0}, {"epochs": 1.5}, {"dropout": 1.0}, {"batch": True}]
-)
+    "hyper",
+    [
+        {"epoch": 3}, {"epochs": 0}, {"epochs": 1.5}, {"dropout": 1.0}, {"batch": True},
+        {"targets": "stabel"}, {"targets": 1}, {"train_backbone": "some"}, {"stain": 1.0},
+    ],
+)  # fmt: skip
 def test_hyperparameters_that_cannot_be_are_refused(pairs_of, hyper):
     with pytest.raises(InputError, match="bleep"):
         fit(pairs_of("a"), "bleep", hyper=hyper)
+
+
+def test_the_card_keeps_the_loss_of_each_epoch_which_falls(pairs_of):
+    model = fit(pairs_of("a", "b"), "bleep", hyper=QUICK | {"epochs": 12})
+    curve = model.training["loss"]
+    assert len(curve) == 12
+    assert curve[-1] < 0.8 * curve[0]
+    assert check_card(model)
+
+
+def check_card(model):
+    blobs = model_to_blobs(model)
+    assert model_to_blobs(model_from_blobs(blobs)) == blobs
+    return True
+
+
+def test_stable_targets_train_another_model(pairs_of):
+    pairs = pairs_of("a", "b")
+    published = fit(pairs, "bleep", hyper=QUICK)
+    stable = fit(pairs, "bleep", hyper=QUICK | {"targets": "stable"})
+    assert published.hyper["targets"] == "published"
+    assert stable.space_id != published.space_id
+    assert check_card(stable)
+
+
+def test_a_loss_that_is_no_number_ends_the_training(pairs_of):
+    with pytest.raises(InputError, match="learning rate"):
+        fit(pairs_of("a"), "bleep", hyper=QUICK | {"learning_rate": 1e30})
+
+
+def test_training_the_backbone_on_features_is_refused(pairs_of):
+    with pytest.raises(InputError, match="tiles"):
+        fit(pairs_of("a"), "bleep", hyper={"train_backbone": "all"})

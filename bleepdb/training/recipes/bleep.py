@@ -1,4 +1,4 @@
-"""The `bleep` recipe: the published method on a frozen backbone.
+"""The `bleep` recipe: the published method, on a frozen backbone or a trained one.
 
 Xie et al. (NeurIPS 2023) and their code: the 1,000 most variable genes of each training section,
 their union; one projection head for image features and one for profiles; the loss of
@@ -7,16 +7,17 @@ rate and weight decay 1e-3), batches of 256, the last incomplete one dropped; a 
 compared by cosine with the *expression* embeddings of the references, and the 50 nearest
 profiles are averaged.
 
-Three things differ, and are meant to. The backbone is frozen, so that recipes are compared on
-equal features. Profiles are not batch-corrected: the published code runs Harmony over all
-sections, the held-out one included. The last epoch is kept: choosing the epoch on a part of the
-training spots was measured to be harmful.
+Three things differ, and are meant to. The backbone is frozen unless `train_backbone` says
+otherwise, so that recipes are compared on equal features; training it needs the tiles
+(`bleepdb.training.end_to_end`). Profiles are not batch-corrected: the published code runs Harmony
+over all sections, the held-out one included. The last epoch is kept: choosing the epoch on a part
+of the training spots was measured to be harmful.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -24,11 +25,14 @@ import torch
 from torch import nn
 
 from bleepdb.encoders import Context, Model, Projection
+from bleepdb.errors import InputError
 from bleepdb.gene_sets import highly_variable
 from bleepdb.names import EXPRESSION
 from bleepdb.training.affine import one_over_spread, with_context
-from bleepdb.training.loss import bleep_loss
-from bleepdb.training.recipes.settings import MAX_CONTEXT, require, settings_from
+from bleepdb.training.loop import Features, History, Schedule, train
+from bleepdb.training.loss import PUBLISHED, TARGETS, Objective
+from bleepdb.training.recipes.settings import MAX_CONTEXT, as_json, require, settings_from
+from bleepdb.training.run import one_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
     from bleepdb.training.pairs import Pairs
 
 NAME: Final = "bleep"
+FROZEN: Final = "none"
+TRAINED: Final = (FROZEN, "last", "all")
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,17 @@ class BleepSettings:
     context, ring
         Weight of adjacent places in the features, and their ring as multiples of the training
         pitch; not published.
+    targets, target_temperature
+        ``"published"``, or ``"stable"``: from the features before the projection, with this
+        temperature (`bleepdb.training.loss.stable_targets`).
+    train_backbone
+        ``"none"``: features are frozen. ``"last"``: the backbone's last stage or block, and what
+        follows it, are trained as well; ``"all"``: all of it. Statistics of batch norms stay.
+    backbone_rate
+        Learning rate of the backbone.
+    flips, brightness, contrast, stain
+        How tiles are augmented where the backbone is trained (`bleepdb.training.augment`); the
+        published code mirrors and turns them.
     """
 
     variable_genes: int = 1000
@@ -75,6 +92,14 @@ class BleepSettings:
     standardise: bool | None = None
     context: float = 0.0
     ring: tuple[float, float] = (0.5, 1.5)
+    targets: str = PUBLISHED
+    target_temperature: float = 0.1
+    train_backbone: str = FROZEN
+    backbone_rate: float = 1e-5
+    flips: bool = True
+    brightness: float = 0.0
+    contrast: float = 0.0
+    stain: float = 0.0
 
     def __post_init__(self) -> None:
         require(
@@ -90,7 +115,24 @@ class BleepSettings:
             k=self.k >= 1,
             context=0 <= self.context <= MAX_CONTEXT,
             ring=0 <= self.ring[0] < self.ring[1],
+            targets=self.targets in TARGETS,
+            target_temperature=self.target_temperature > 0,
+            train_backbone=self.train_backbone in TRAINED,
+            backbone_rate=self.backbone_rate > 0,
+            brightness=0 <= self.brightness < 1,
+            contrast=0 <= self.contrast < 1,
+            stain=0 <= self.stain < 1,
         )
+
+    @property
+    def objective(self) -> Objective:
+        """The loss."""
+        return Objective(self.temperature, self.targets, self.target_temperature)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Epochs and batch."""
+        return Schedule(self.epochs, self.batch)
 
 
 class Head(nn.Module):
@@ -109,6 +151,21 @@ class Head(nn.Module):
         projected = self.projection(x)
         made: torch.Tensor = self.norm(self.dropout(self.fc(self.gelu(projected))) + projected)
         return made
+
+
+class Heads(nn.Module):
+    """The two heads as the loop trains them."""
+
+    def __init__(self, images: nn.Module, profiles: nn.Module) -> None:
+        super().__init__()
+        self.images = images
+        self.profiles = profiles
+
+    def forward(
+        self, images: torch.Tensor, profiles: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return both embeddings, then what was given."""
+        return self.images(images), self.profiles(profiles), images, profiles
 
 
 def variable_columns(pairs: Pairs, n: int) -> NDArray[np.int64]:
@@ -134,31 +191,88 @@ def fit(
         Without calibration embeddings and scores.
     """
     settings = settings_from(BleepSettings, hyper, NAME)
-    if settings.standardise is None:
-        several = pairs.feature_spec.levels == "multilevel"
-        settings = replace(settings, standardise=several)
+    if settings.train_backbone != FROZEN:
+        raise InputError(
+            f"train_backbone={settings.train_backbone} needs the tiles, and here are features",
+            hint="run `bleepdb train`, or leave train_backbone at none",
+        )
+    settings = with_standardise(settings, pairs)
     inner, outer = (r * pairs.pitch_um for r in settings.ring)
     context = Context(inner, outer, settings.context) if settings.context > 0 else None
     features = with_context(pairs, context)
-    mean, scale = np.zeros(features.shape[1]), np.ones(features.shape[1])
-    if settings.standardise:
-        mean = features.mean(axis=0, dtype=np.float64)
-        scale = one_over_spread(features)
-        if context is not None:
-            scale[len(scale) // 2 :] *= context.weight
+    mean, scale = standardisation(features, settings)
+    if context is not None and settings.standardise:
+        scale[len(scale) // 2 :] *= context.weight
     columns = variable_columns(pairs, settings.variable_genes)
     images = torch.from_numpy(((features - mean) * scale).astype(np.float32))
     profiles = torch.from_numpy(np.ascontiguousarray(pairs.profiles[:, columns]))
-    heads = train_heads(images, profiles, settings, seed=seed, progress=progress)
+    history = History()
+    heads = train_heads(images, profiles, settings, seed=seed, progress=progress, history=history)
+    return assemble(
+        pairs,
+        settings,
+        heads,
+        columns,
+        inputs=(mean, scale, features.mean(axis=0)),
+        context=context,
+        seed=seed,
+        loss=history.loss,
+    )
+
+
+def with_standardise(settings: BleepSettings, pairs: Pairs) -> BleepSettings:
+    """Return settings in which `standardise` is decided."""
+    if settings.standardise is not None:
+        return settings
+    return replace(settings, standardise=pairs.feature_spec.levels == "multilevel")
+
+
+def standardisation(
+    features: NDArray[Any], settings: BleepSettings
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return what is taken off features, and what they are then multiplied by, each (F,)."""
+    if settings.standardise:
+        return features.mean(axis=0, dtype=np.float64), one_over_spread(features)
+    return np.zeros(features.shape[1]), np.ones(features.shape[1])
+
+
+def assemble(
+    pairs: Pairs,
+    settings: BleepSettings,
+    heads: tuple[Head, Head],
+    columns: NDArray[np.int64],
+    *,
+    inputs: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
+    context: Context | None,
+    seed: int,
+    loss: list[float],
+) -> Model:
+    """Put trained heads into a model.
+
+    Parameters
+    ----------
+    pairs, settings, heads, seed
+        What was trained, how, and what came out.
+    columns
+        Genes of the profile head.
+    inputs
+        Mean and scale of the image head's inputs, and what stands for an unknown one; (F,) each.
+    context
+        Of the image tower.
+    loss
+        Mean of each epoch.
+    """
+    mean, scale, fill = inputs
+    inner, outer = (r * pairs.pitch_um for r in settings.ring)
     profile_mean = pairs.profiles.mean(axis=0, dtype=np.float64).astype(np.float32)
-    every = np.arange(features.shape[1])
+    every = np.arange(len(mean))
     zero, one = np.zeros(len(columns), np.float32), np.ones(len(columns), np.float32)
     return Model(
         recipe=NAME,
-        hyper={**asdict(settings), "ring": list(settings.ring)},
+        hyper=as_json(settings),
         feature_spec=pairs.feature_spec,
         context=context,
-        image_tower=_tower(heads[0], every, mean, scale, features.mean(axis=0), len(every)),
+        image_tower=_tower(heads[0], every, mean, scale, fill, len(every)),
         profile_tower=_tower(heads[1], columns, zero, one, profile_mean[columns], len(pairs.panel)),
         panel=pairs.panel,
         profile_mean=profile_mean,
@@ -178,6 +292,7 @@ def fit(
             "pitch_um": pairs.pitch_um,
             "seed": seed,
             "inner_folds": "none (published hyperparameters)",
+            "loss": loss,
         },
     )
 
@@ -205,6 +320,7 @@ def train_heads(
     *,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
+    history: History | None = None,
 ) -> tuple[Head, Head]:
     """Train the image head and the profile head on all spots; both are in evaluation mode.
 
@@ -217,31 +333,30 @@ def train_heads(
     seed
         Of initial weights, dropout and the order of spots; the global generator is left alone.
     progress
-        Called with (epochs done, epochs).
+        Called with (spots done, spots of all epochs).
+    history
+        Is told the loss of each epoch.
     """
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        heads = [Head(x.shape[1], settings.dimension, settings.dropout) for x in (images, profiles)]
-        weights = [p for head in heads for p in head.parameters()]
-        optimiser = torch.optim.AdamW(
-            weights, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        heads = Heads(
+            *(Head(x.shape[1], settings.dimension, settings.dropout) for x in (images, profiles))
         )
-        batch = min(settings.batch, len(images))
-        for epoch in range(settings.epochs):
-            order = torch.randperm(len(images))
-            for start in range(0, len(images) - batch + 1, batch):
-                rows = order[start : start + batch]
-                loss = bleep_loss(
-                    heads[0](images[rows]),
-                    heads[1](profiles[rows]),
-                    temperature=settings.temperature,
-                )
-                optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call] # torch ships it untyped
-                optimiser.step()
-            if progress is not None:
-                progress(epoch + 1, settings.epochs)
-    return heads[0].eval(), heads[1].eval()
+        rates = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+        done = train(
+            one_process(),
+            heads,
+            Features(images, profiles),
+            settings.objective,
+            [{"params": list(heads.parameters()), **rates}],
+            settings.schedule,
+            seed=seed,
+            progress=progress,
+        )
+    if history is not None:
+        history.loss[:] = done.loss
+    heads.eval()
+    return heads.images, heads.profiles  # type: ignore[return-value] # they are Heads
 
 
 def _tower(
@@ -253,7 +368,7 @@ def _tower(
     inputs: int,
 ) -> Projection:
     def of(tensor: torch.Tensor) -> NDArray[np.float32]:
-        return tensor.detach().numpy().astype(np.float32)
+        return tensor.detach().cpu().numpy().astype(np.float32)
 
     return Projection(
         columns=columns.astype(np.int64),
