@@ -84,7 +84,7 @@ class KernelSettings(Surroundings):
 
     loss: str = "correlation"
     targets: int = 20
-    dimension: int = 256
+    dimension: int = 128
     members: int = 3
     learning_rate: float = 2e-3
     weight_decay: float = 1e-3
