@@ -36,9 +36,9 @@ RESERVED_FIELDS: Final = frozenset(
 )  # fmt: skip
 
 # --- Tiles ------------------------------------------------------------------------------------
-MAX_UPSAMPLING: Final = 1.5
+MAX_UPSAMPLING: Final = 1.7
 """A tile may have this many pixels for each of its slide's: finer fields than a slide was scanned
-for still help (measured at 1.4), and far above that a tile is mostly blur."""
+for still help (measured at 1.4 and 1.6), and far above that a tile is mostly blur."""
 
 # --- Model card ------------------------------------------------------------------------------
 DEPTH_POWER: Final = "depth_power"
@@ -69,6 +69,8 @@ HELD_OUT_SCORES: Final = (PCC, NOISE_CEILING, PREDICTABLE)  # of a gene, by the 
 # --- model folder ---------------------------------------------------------------------------
 MODEL_CARD_FILE: Final = "model.json"
 WEIGHTS_FILE: Final = "weights.safetensors"
+BACKBONE_FILE: Final = "backbone.safetensors"
+LOSS_FILE: Final = "loss.png"
 
 # --- names ----------------------------------------------------------------------------------
 SLUG: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")

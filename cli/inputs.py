@@ -108,7 +108,7 @@ OverlayFolderOption = Annotated[
 ]
 UpsamplingOption = Annotated[
     bool,
-    typer.Option("--allow-upsampling", help="Enlarge tiles to more than 1.5 times their slide."),
+    typer.Option("--allow-upsampling", help="Enlarge tiles to more than 1.7 times their slide."),
 ]
 MOST_SEED = 2**32 - 1  # NumPy and torch take this one, and each below
 

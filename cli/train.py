@@ -34,9 +34,21 @@ from .inputs import (
     without,
 )
 from .render import bar, note, print_json
+from .train_on_tiles import (
+    AcceleratorOption,
+    CheckpointStepsOption,
+    DevicesOption,
+    NodesOption,
+    PrecisionOption,
+    RecomputeOption,
+    ResumeOption,
+    StrategyOption,
+    begin,
+    draw_loss,
+)
 
 DEFAULT_ENCODER = "timm:tf_efficientnet_lite0"
-DEFAULT_SCALES_UM = (112.0, 400.0)
+DEFAULT_SCALES_UM = (112.0, 176.0, 400.0)
 EncoderOption = Annotated[
     str,
     typer.Option(
@@ -95,8 +107,12 @@ def hyper_of(pairs: list[str] | None) -> dict[str, Any]:
         try:
             made[name] = json.loads(value)
         except json.JSONDecodeError:
+            if value.isidentifier():  # a bare word, such as stable; its recipe judges it
+                made[name] = value
+                continue
             raise InputError(
-                f"--set {name}: {value!r} is no number, list or true/false", hint="such as k=100"
+                f"--set {name}: {value!r} is no number, word, list or true/false",
+                hint="such as k=100",
             ) from None
     return made
 
@@ -167,6 +183,14 @@ def train(
     allow_misfit: MisfitOption = False,
     overlay: OverlayFolderOption = None,
     allow_upsampling: UpsamplingOption = False,
+    accelerator: AcceleratorOption = "auto",
+    devices: DevicesOption = 1,
+    nodes: NodesOption = 1,
+    strategy: StrategyOption = "auto",
+    precision: PrecisionOption = "32",
+    grad_checkpointing: RecomputeOption = False,
+    checkpoint_steps: CheckpointStepsOption = None,
+    resume: ResumeOption = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier model in this folder.")
     ] = False,
@@ -177,6 +201,10 @@ def train(
     `linear` (the default) fits two closed-form towers on a frozen backbone in seconds and chooses
     its penalty by leaving one donor out; `bleep` trains the published heads with the published
     loss.
+
+    With --set train_backbone=last or all, `bleep` trains the backbone too, on as many devices as
+    --devices and --nodes say, or as torchrun or Slurm started. An interrupted training is
+    continued with --resume.
     """
     from bleepdb.encoders import FeatureSpec, default_tile_px, load_backbone, save_model
     from bleepdb.encoders.folder import refuse_folder
@@ -187,6 +215,20 @@ def train(
     check_recipe(recipe, hyper)
     refuse_folder(out, overwrite=overwrite)
     refuse_place(out)
+    tiles = begin(
+        recipe,
+        hyper,
+        out,
+        accelerator=accelerator,
+        devices=devices,
+        nodes=nodes,
+        strategy=strategy,
+        precision=precision,
+        recompute=grad_checkpointing,
+        checkpoint_steps=checkpoint_steps,
+        resume=resume,
+        overwrite=overwrite,
+    )
     rows = without(
         rows_of(sheet, section=section, donor=donor, tissue=tissue, image=image, species=species),
         sections=exclude_section or (),
@@ -208,6 +250,18 @@ def train(
         allow_misfit=allow_misfit,
         overlay=overlay,
     )
+    if tiles is not None:
+        tiles.train(
+            sections,
+            spec,
+            backbone,
+            hyper=hyper,
+            seed=seed,
+            max_upsampling=most_upsampling(allowed=allow_upsampling),
+            overwrite=overwrite,
+            as_json=as_json,
+        )
+        return
     with bar("encoding tiles") as move:
         pairs = collect_pairs(
             sections,
@@ -226,6 +280,7 @@ def train(
         model = fit(pairs, recipe, hyper=hyper, seed=seed, progress=move)
     model = model.described(licence=backbone.licence).calibrated(backbone)
     save_model(model, out, overwrite=overwrite)
+    draw_loss(model, out)
     if as_json:
         print_json(
             {

@@ -43,7 +43,7 @@ class Features:
     encoder: str = "timm:tf_efficientnet_lite0"
     weights: str | None = None
     levels: str = "multilevel"
-    scales_um: tuple[float, ...] = (112.0, 400.0)
+    scales_um: tuple[float, ...] = (112.0, 176.0, 400.0)
     tile_px: int | None = None
     resampling: str = "area"
     max_upsampling: float = MAX_UPSAMPLING

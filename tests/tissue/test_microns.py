@@ -81,12 +81,12 @@ def test_unknown_microns_are_refused(make_h5ad, tmp_path):
         load_section(row, min_counts=1, min_genes=1)
 
 
-def test_upsampling_beyond_a_tenth_is_refused_unless_asked_for(tmp_path):
+def test_upsampling_beyond_what_still_helps_is_refused_unless_asked_for(tmp_path):
     from bleepdb.tissue import TileGeometry
 
     Image.new("RGB", (500, 400)).save(tmp_path / "a.png")
     with open_slide(tmp_path / "a.png", mpp=0.5) as slide:
-        refuse_scales(slide, 0.5, TileGeometry((102.0,)))  # 1.098 times
-        with pytest.raises(SlideError, match=r"enlarge it 1\.12 times.*--allow-upsampling"):
-            refuse_scales(slide, 0.5, TileGeometry((100.0,)))
-        refuse_scales(slide, 0.5, TileGeometry((100.0,)), max_upsampling=float("inf"))
+        refuse_scales(slide, 0.5, TileGeometry((66.0,)))  # 1.697 times
+        with pytest.raises(SlideError, match=r"enlarge it 1\.72 times.*--allow-upsampling"):
+            refuse_scales(slide, 0.5, TileGeometry((65.0,)))
+        refuse_scales(slide, 0.5, TileGeometry((65.0,)), max_upsampling=float("inf"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from bleepdb.training.recipes import bleep, fit
 from bleepdb.training.recipes.linear import LinearSettings
@@ -94,8 +94,10 @@ class Fold:
 
 def fit_bleep(pairs: Pairs, fold: Fold, *, equal: bool) -> Model:
     """Train BLEEP's heads as published, or with the standardised features and context of ours."""
-    context = LinearSettings().context if equal else 0.0
-    hyper = {"epochs": fold.epochs, "standardise": equal, "context": context}
+    hyper: dict[str, Any] = {"epochs": fold.epochs, "standardise": equal}
+    if equal:
+        ours = LinearSettings()
+        hyper |= {"context": ours.context, "ring": list(ours.context_ring)}
     return fit(pairs, bleep.NAME, hyper=hyper, seed=fold.seed)
 
 

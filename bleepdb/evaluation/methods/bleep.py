@@ -10,7 +10,7 @@ import numpy as np
 from bleepdb.evaluation.imputing import predict_with
 from bleepdb.evaluation.methods.base import OUR_FEATURES, PUBLISHED, Fold, Method, fit_bleep
 from bleepdb.evaluation.methods.post import EQUAL
-from bleepdb.training.recipes.linear import profile_components
+from bleepdb.training.recipes.surroundings import profile_components, ring_um
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +37,8 @@ def bleep_all(fold: Fold) -> NDArray[np.floating]:
     target = fold.ours
     model = fold.bleep_equal
     of = profile_components(target.inside, EQUAL)
-    near = dict(model.retrieval["smoothing"]) | {"weight": EQUAL.smoothing}
+    inner, outer = ring_um(target.inside, EQUAL)
+    near = {"inner_um": inner, "outer_um": outer, "weight": EQUAL.smoothing}
     dressed = replace(
         model,
         components=of.axes[:, : EQUAL.low_rank].astype(np.float32),

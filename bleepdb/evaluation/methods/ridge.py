@@ -14,6 +14,8 @@ import numpy as np
 from bleepdb.evaluation.methods.base import OUR_FEATURES, PUBLISHED, Method
 from bleepdb.evaluation.methods.post import EQUAL, PLAIN, Goal, depth, on_axes
 from bleepdb.imputation import depth_weights
+from bleepdb.training.readout import fit_readout, out_of_fold
+from bleepdb.training.recipes.surroundings import near_by, profile_components, within_sections
 from bleepdb.training.tuning import choose_penalty
 
 if TYPE_CHECKING:
@@ -85,13 +87,34 @@ def weighted_ridge(
 
 
 def ridge_tuned(target: Target, *, depth_power: float = 0.0) -> NDArray[np.floating]:
-    """Ridge with our context, low rank and smoothing, its penalty chosen on inner folds."""
+    """Ridge with all that the linear recipe has, its penalty chosen on inner folds.
+
+    That is context, targets less their section's mean, low rank, smoothing, and genes read by
+    loadings that inner folds correct (`bleepdb.training.readout`).
+    """
 
     def predict(inner: Target, alphas: Sequence[float]) -> list[NDArray[np.floating]]:
         return ridge(inner, EQUAL, alphas, depth_power=depth_power)
 
     alpha, _ = choose_penalty(target.inside, EQUAL.alphas, predict)
-    return predict(target, [alpha])[0]
+
+    def impute(inner: Target, coordinates: NDArray[np.float64]) -> NDArray[np.floating]:
+        axes, queries = on_axes(inner, EQUAL)
+        own = depth_weights(depth(inner.inside), depth_power)
+        weights = np.ones(len(inner.inside)) if own is None else own / own.mean()
+        goal = within_sections(coordinates, inner.inside)
+        found = weighted_ridge(axes.scores, goal, queries, [alpha], weights)[0]
+        return near_by(inner, found + coordinates.mean(axis=0), EQUAL)
+
+    of = profile_components(target.inside, EQUAL)
+    scores = of.scores[:, : EQUAL.low_rank]
+    components = of.axes[target.genes, : EQUAL.low_rank]
+    loadings, mean = components, of.mean[target.genes]
+    seen = out_of_fold(target.inside, scores, impute)
+    if seen is not None:
+        measured = target.inside.profiles[:, target.genes]
+        loadings = fit_readout(measured, mean, components, seen, EQUAL.readout)
+    return np.asarray(mean + impute(target, scores) @ loadings.T)
 
 
 def ridge_method(
@@ -120,7 +143,7 @@ METHODS: Final = (
     ridge_method(RIDGE_RAW, "several levels and scales, PCA 256, penalty 1e4", OUR_FEATURES,
                  post=False),
     ridge_method(RIDGE_EQUAL, "several levels and scales, context, penalty by inner folds, low "
-                 "rank 20, smoothing", OUR_FEATURES, post=True),
+                 "rank 20, readout, smoothing", OUR_FEATURES, post=True),
     ridge_method(RIDGE_WEIGHTED, "the same, deeper training spots weighing more as in our recipes",
                  OUR_FEATURES, post=True, depth_power=EQUAL.depth_power),
 )  # fmt: skip

@@ -4,8 +4,8 @@
    standardised on the training spots, 256 principal axes.
 2. Expression: log1p profiles, centred, 50 principal components, each divided by the square root
    of its SD.
-3. The image tower is a ridge from (1) to (2). Its penalty is chosen on inner folds that leave one
-   donor out, or one section where all are of one donor.
+3. The image tower is a ridge from (1) to (2) less its mean over each section. Its penalty is
+   chosen on inner folds that leave one donor out, or one section where all are of one donor.
 4. Keys of the atlas are reference *images* through the same tower.
 5. A place takes the softmax-weighted mean of its nearest spots' profiles, each times a power of
    its counts: deeper spots are measured better,
@@ -150,8 +150,8 @@ class Folded:
     def embed(self, chosen: LinearSettings, order: NDArray[np.int64] | None = None) -> Embedded:
         """Fit the towers and embed the held-out and the training spots; `order` as `predict`."""
         assert chosen.alpha is not None  # noqa: S101 - what is fitted has one
-        scores = self.components.scores if order is None else self.components.scores[order]
-        tower = self.axes.solve(scores / self.components.spread, chosen.alpha)
+        within = self.components.within if order is None else self.components.within[order]
+        tower = self.axes.solve(within / self.components.spread, chosen.alpha)
         keys = unit((self.axes.scores @ tower).astype(np.float32))
         queries = unit((self.queries @ tower).astype(np.float32))
         return Embedded(queries, keys, chosen.temperature)
@@ -248,7 +248,7 @@ def fit(
     context = context_of(pairs, settings)
     on = axes or image_axes(pairs, context, settings.axes)
     of = profile_components(pairs, settings)
-    matrix = on.projection @ on.solve(of.scores / of.spread, settings.alpha)
+    matrix = on.projection @ on.solve(of.within / of.spread, settings.alpha)
     rank = min(settings.low_rank, of.axes.shape[1])
     return Model(
         recipe=NAME,

@@ -102,12 +102,16 @@ class Components:
         (spots, c) float64 of the training spots.
     spread
         (c,) what each score is divided by: its SD to the power `whitening`.
+    within
+        (spots, c) float64, the scores less their mean over each section: what tissue says, without
+        what a section's depth and chemistry add to all of its spots.
     """
 
     mean: NDArray[np.float64]
     axes: NDArray[np.float64]
     scores: NDArray[np.float64]
     spread: NDArray[np.float64]
+    within: NDArray[np.float64]
 
 
 def ring_um(pairs: Pairs, settings: Surroundings) -> tuple[float, float]:
@@ -128,9 +132,17 @@ def profile_components(pairs: Pairs, settings: Surroundings) -> Components:
     centred = y - mean
     axes, _ = principal_axes(centred, settings.components)
     scores = centred @ axes
-    return Components(
-        mean, axes, scores, np.maximum(scores.std(axis=0), 1e-12) ** settings.whitening
-    )
+    spread = np.maximum(scores.std(axis=0), 1e-12) ** settings.whitening
+    return Components(mean, axes, scores, spread, within_sections(scores, pairs))
+
+
+def within_sections(values: NDArray[np.float64], pairs: Pairs) -> NDArray[np.float64]:
+    """Return values, (spots, anything), less their mean over each section."""
+    made = values.copy()
+    for number in range(len(pairs.sections)):
+        rows = pairs.section_of_spot == number
+        made[rows] -= made[rows].mean(axis=0)
+    return made
 
 
 def totals_of(pairs: Pairs) -> NDArray[np.float64]:
