@@ -13,6 +13,7 @@ from bleepdb.atlas.describing import model_card, training_of
 from bleepdb.atlas.tidying import tidy
 from bleepdb.encoders.features import drop_features
 from bleepdb.errors import AtlasError, EmptyAtlasError, InputError
+from bleepdb.training.tile_store import drop_tiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -105,7 +106,7 @@ class Retracted:
     bytes
         What the collections take less on disk; None where that is not known.
     cached_spots, cached_features
-        Decoded spots and files of features that left this machine's cache.
+        Decoded spots, and files of features and tiles, that left this machine's cache.
     """
 
     points: int
@@ -324,7 +325,8 @@ def retract(
             progress(done, steps)
 
     points = 0
-    features = drop_features({t.slide_digest for t in plan.targets if t.slide_digest is not None})
+    slides = {t.slide_digest for t in plan.targets if t.slide_digest is not None}
+    features = drop_features(slides) + drop_tiles(slides)
     for target in plan.targets:
         points += retract_section(atlas, target.collection, target.section, actor=actor).removed
         step()

@@ -14,12 +14,15 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -59,6 +62,7 @@ def megabytes(size: int) -> str:
 
 def error_line(text: str) -> None:
     """Write one error line to stderr, whatever its text holds."""
+    log.quiet = False  # a process that shows nothing else shows why it ended
     log.print(f"[bold red]error:[/] {plain(' '.join(text.split()))}", soft_wrap=True)
 
 
@@ -82,9 +86,25 @@ def write_out(text: str) -> None:
     sys.stdout.write(text)
 
 
+class Speed(ProgressColumn):
+    """How many of a unit a second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        """Return the text of a bar."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.1f} {self._unit}/s")
+
+
 @contextmanager
-def bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar on stderr; give the function that moves it: (done, total)."""
+def bar(what: str, *, unit: str | None = None) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar on stderr; give the function that moves it: (done, total).
+
+    With a unit, such as spots, it shows how many a second too.
+    """
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -92,6 +112,7 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        *([] if unit is None else [Speed(unit)]),
     )
     with Progress(*columns, console=log, disable=not log.is_terminal) as progress:
         task = progress.add_task(plain(what), total=None)

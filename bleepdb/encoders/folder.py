@@ -1,7 +1,9 @@
 """The model folder: `model.json`, the card, and `weights.safetensors`; and the same as documents.
 
-Reading runs no code. The card names the SHA-256 of the weights, so that a flipped byte is found,
-and the two are written together or not at all.
+Where the backbone was trained with the model, its weights stand beside them in
+`backbone.safetensors`; the card names their digest. Reading runs no code. The card names the
+SHA-256 of the weights, so that a flipped byte is found, and the two are written together or not at
+all.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ from bleepdb.encoders.calibration import COLUMNS, ROWS
 from bleepdb.encoders.model import Model
 from bleepdb.encoders.spec import FeatureSpec
 from bleepdb.encoders.towers import Context, tower_from
+from bleepdb.encoders.trained import TRAINED, write_backbone
 from bleepdb.errors import GeneError, ModelError
 from bleepdb.files import canonical_json, digest, fsync_folder
-from bleepdb.names import MODEL_CARD_FILE, WEIGHTS_FILE
+from bleepdb.names import BACKBONE_FILE, LOSS_FILE, MODEL_CARD_FILE, WEIGHTS_FILE
 from bleepdb.normalise import TARGET_SUM
 from bleepdb.panel import Panel
 from bleepdb.run_card import versions
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from bleepdb.encoders.backbone import Backbone
 
 FORMAT: Final = "bleepdb-model"
 VERSION: Final = 1
@@ -192,7 +197,7 @@ def refuse_folder(folder: Path, *, overwrite: bool) -> None:
         raise ModelError("is a file", where=folder, hint="name a folder")
     present = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
     # Replacing a folder removes all that is in it: more than a model must not be lost that way.
-    others = present - {MODEL_CARD_FILE, WEIGHTS_FILE}
+    others = present - {MODEL_CARD_FILE, WEIGHTS_FILE, BACKBONE_FILE, LOSS_FILE}
     if others or (present and MODEL_CARD_FILE not in present):
         raise ModelError(
             f"holds something that is no model ({min(others or present)})",
@@ -205,7 +210,9 @@ def refuse_folder(folder: Path, *, overwrite: bool) -> None:
         )
 
 
-def save_model(model: Model, folder: Path, *, overwrite: bool = False) -> None:
+def save_model(
+    model: Model, folder: Path, *, overwrite: bool = False, backbone: Backbone | None = None
+) -> None:
     """Write a model folder, whole or not at all.
 
     Parameters
@@ -216,11 +223,15 @@ def save_model(model: Model, folder: Path, *, overwrite: bool = False) -> None:
         New or empty, or with `overwrite` a model folder, which is replaced.
     overwrite
         Whether an earlier model may be replaced.
+    backbone
+        That was trained with the model, where it was; None: the file that the model was read
+        with is copied.
 
     Raises
     ------
     ModelError
-        If the folder holds something else, or a model and `overwrite` is false.
+        If the folder holds something else, or a model and `overwrite` is false; or the weights
+        of a trained backbone are not to be had.
     """
     folder = folder.absolute()
     refuse_folder(folder, overwrite=overwrite)
@@ -234,6 +245,9 @@ def save_model(model: Model, folder: Path, *, overwrite: bool = False) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+        _add_backbone(model, part / BACKBONE_FILE, backbone)
+        if folder.is_dir() and (folder / LOSS_FILE).is_file() and model.training.get("loss"):
+            shutil.copyfile(folder / LOSS_FILE, part / LOSS_FILE)
         fsync_folder(part)
         if folder.exists():
             folder.rename(old)
@@ -245,6 +259,25 @@ def save_model(model: Model, folder: Path, *, overwrite: bool = False) -> None:
             old.rename(folder)
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _add_backbone(model: Model, path: Path, backbone: Backbone | None) -> None:
+    """Write or copy the weights of a backbone that was trained with the model."""
+    spec = model.feature_spec
+    if not spec.weights.startswith(TRAINED):
+        return
+    if backbone is not None and backbone.weights_digest == spec.weights_digest:
+        write_backbone(backbone, path)
+    elif backbone is None and model.weights_file is not None:
+        shutil.copyfile(model.weights_file, path)
+    else:
+        raise ModelError(
+            f"the weights of its backbone {spec.backbone}, which was trained with it, are not here",
+            where=path.parent,
+            hint="give the backbone that was trained",
+        )
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def load_model(folder: Path, *, weights_file: Path | None = None, check_here: bool = True) -> Model:
@@ -279,6 +312,8 @@ def load_model(folder: Path, *, weights_file: Path | None = None, check_here: bo
     model = model_from_blobs(blobs, where=folder)
     if weights_file is not None:
         model = replace(model, weights_file=str(weights_file))
+    elif model.feature_spec.weights.startswith(TRAINED) and (folder / BACKBONE_FILE).is_file():
+        model = replace(model, weights_file=str(folder / BACKBONE_FILE))
     if check_here:
         model.check_calibration(where=folder)
     return model

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bleepdb.encoders.backbone import RANDOM, load_backbone
+from bleepdb.encoders.trained import TRAINED, read_backbone
 from bleepdb.errors import ModelError
+from bleepdb.names import BACKBONE_FILE
 from bleepdb.tissue.geometry import TileGeometry
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from typing import Self
 
     from bleepdb.encoders.backbone import Backbone
@@ -123,6 +125,21 @@ class FeatureSpec:
         ModelError
             If the weights came from a file and none is given, or they cannot be had.
         """
+        if self.weights.startswith(TRAINED):
+            if weights is None:
+                raise ModelError(
+                    f"its backbone {self.backbone} was trained with it, and {BACKBONE_FILE} is "
+                    "not beside it",
+                    hint="pass --model with the folder that `bleepdb train` wrote",
+                )
+            made = read_backbone(
+                self.backbone,
+                Path(weights),
+                weights=self.weights,
+                weights_digest=self.weights_digest,
+                device=device,
+            )
+            return replace(made, mean=self.mean, std=self.std)
         if weights is None and self.weights.startswith("file:"):
             raise ModelError(
                 f"the weights of its backbone {self.backbone} came from the file "

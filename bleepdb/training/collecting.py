@@ -46,13 +46,7 @@ def collect_pairs(
     SectionError
         If a section has no image, or its mpp is unknown.
     """
-    for section in sections:
-        if section.slide_path is None:
-            raise SectionError(
-                f"section {section.section} has no image",
-                where=section.source,
-                hint="name the H&E slide in the sheet's image column",
-            )
+    refuse_without_image(sections)
     total = sum(len(s) for s in sections)
     made: list[PairedSection] = []
     before = 0
@@ -73,21 +67,41 @@ def collect_pairs(
             max_upsampling=max_upsampling,
             progress=moved,
         )
-        made.append(
-            PairedSection(
-                section=section.section,
-                donor=section.donor,
-                digest=section.digest,
-                features=features,
-                positions_um=section.xy_um,
-                counts=section.counts,
-                panel=section.panel,
-                barcodes=section.barcodes,
-                pitch_um=pitch_of(section.xy_um),
-            )
-        )
+        made.append(paired(section, features))
         before += len(section)
     return Pairs(tuple(made), feature_spec, blocks_of(feature_spec, backbone))
+
+
+def refuse_without_image(sections: Sequence[Section]) -> None:
+    """Check that each section has an image.
+
+    Raises
+    ------
+    SectionError
+        That names the first without.
+    """
+    for section in sections:
+        if section.slide_path is None:
+            raise SectionError(
+                f"section {section.section} has no image",
+                where=section.source,
+                hint="name the H&E slide in the sheet's image column",
+            )
+
+
+def paired(section: Section, features: NDArray[np.float32]) -> PairedSection:
+    """Pair the spots of a section with their features, (n, F) float32; F may be 0."""
+    return PairedSection(
+        section=section.section,
+        donor=section.donor,
+        digest=section.digest,
+        features=features,
+        positions_um=section.xy_um,
+        counts=section.counts,
+        panel=section.panel,
+        barcodes=section.barcodes,
+        pitch_um=pitch_of(section.xy_um),
+    )
 
 
 def blocks_of(feature_spec: FeatureSpec, backbone: Backbone) -> NDArray[np.int64]:

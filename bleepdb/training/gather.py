@@ -12,6 +12,7 @@ The gather is open_clip's own, with gradients.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,12 +37,17 @@ def gathered(tensors: tuple[Tensor, ...], *, rank: int, world: int) -> tuple[Ten
         return tensors
     made: list[Tensor] = []
     for first, second in zip(tensors[::2], tensors[1::2], strict=True):
-        with torch.set_grad_enabled(first.requires_grad or second.requires_grad):
+        flows = first.requires_grad or second.requires_grad
+        with torch.set_grad_enabled(flows), warnings.catch_warnings():
+            # open_clip calls it by a name that torch is about to drop.
+            warnings.filterwarnings(
+                "ignore", r"torch\.distributed\.nn\.functional\.all_gather", FutureWarning
+            )
             made += gather_features(
                 first,
                 second,
                 local_loss=False,
-                gather_with_grad=first.requires_grad or second.requires_grad,
+                gather_with_grad=flows,
                 rank=rank,
                 world_size=world,
             )

@@ -274,10 +274,14 @@ def _keep(
 
 
 def _of_all(fabric: Fabric, state: Tensor) -> Tensor:
-    """Return a tensor of each rank, stacked."""
-    made = fabric.all_gather(state)
-    assert isinstance(made, torch.Tensor)  # noqa: S101 - of a tensor comes a tensor
-    return made.cpu().view(fabric.world_size, -1)
+    """Return a tensor of each rank, stacked, on the CPU."""
+    if fabric.world_size == 1:
+        return state[None]
+    # Not Fabric's own gather: it goes by a way with gradients, which torch is about to drop.
+    mine = state.to(fabric.device)
+    parts = [torch.empty_like(mine) for _ in range(fabric.world_size)]
+    torch.distributed.all_gather(parts, mine)
+    return torch.stack(parts).cpu()
 
 
 def _set_generators(tensors: Mapping[str, Tensor], rank: int, device: torch.device) -> None:
