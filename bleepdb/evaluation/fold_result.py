@@ -260,6 +260,7 @@ class FoldResult:
 
 
 MEASURED: Final = "measured values"
+TRAINED: Final = "training mean"
 """Stands for what was measured beside the names of methods."""
 
 

@@ -18,6 +18,7 @@ import scipy.sparse as sp
 
 from bleepdb.evaluation.fold_result import (
     MEASURED,
+    TRAINED,
     FoldResult,
     SectionScores,
     Structure,
@@ -236,7 +237,11 @@ def _fold(
         moran_of_genes=_over_sections(Scorer(whole, settings.seed).moran_of(whole.truth)),
         structure=_structure(scorer, found, methods[0].name),
         bulk_genes=tuple(target.inside.panel.symbols[target.genes[i]] for i in scorer.structured),
-        bulk={MEASURED: rounded(scorer.truth_bulk)} | {k: one.bulk for k, one in found.items()},
+        bulk={
+            MEASURED: rounded(scorer.truth_bulk),
+            TRAINED: rounded(scorer.trained_bulk),
+            **{k: one.bulk for k, one in found.items()},
+        },
         in_training_donor=any(s.donor in train_donors for s in target.outside.sections),
         members=held.members,
         imputed=ours.imputed if settings.keep_values else None,

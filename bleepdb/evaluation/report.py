@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from bleepdb.evaluation.fold_result import MEASURED, Structure, number, numbers
+from bleepdb.evaluation.fold_result import MEASURED, TRAINED, Structure, number, numbers
 from bleepdb.evaluation.held_out import DRAWS, WITHOUT
 from bleepdb.evaluation.intervals import Bootstrap, block_label
 from bleepdb.evaluation.methods import RIDGE_EQUAL
@@ -338,7 +338,8 @@ class Report:
     def pseudobulk(self) -> dict[str, float]:
         """Return, by method, the mean over genes of the correlation over sections of their means.
 
-        Over the genes that every fold chose; NaN where fewer than three sections were held out.
+        Both less the training mean of their fold, on which every fold leans. Over the genes that
+        every fold chose; NaN where fewer than three sections were held out.
         """
         genes = [g for g in self.folds[0].bulk_genes if all(g in f.bulk_genes for f in self.folds)]
 
@@ -350,7 +351,8 @@ class Report:
         measured = rows(MEASURED)
         if len(measured) < FEWEST_BULKS or not genes:
             return dict.fromkeys(self.names, float("nan"))
-        return {n: _mean(pseudobulk_correlation(rows(n), measured)) for n in self.names}
+        trained = rows(TRAINED) if all(TRAINED in f.bulk for f in self.folds) else None
+        return {n: _mean(pseudobulk_correlation(rows(n), measured, trained)) for n in self.names}
 
     @cached_property
     def _further(self) -> dict[str, Any]:

@@ -135,6 +135,12 @@ class Scorer:
         """(sections, g) measured means of the structured genes."""
         return self._bulk(self.held.truth[:, self.structured])
 
+    @cached_property
+    def trained_bulk(self) -> NDArray[np.float64]:
+        """(sections, g) means of the structured genes over the training spots, for each section."""
+        inside = self.held.target.inside.profiles[:, self.held.target.genes[self.structured]]
+        return np.repeat(inside.mean(axis=0, dtype=np.float64)[None], len(self.held.rows), axis=0)
+
     def moran_of(self, values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Return Moran's I of each gene in each section, (sections, genes)."""
         return np.stack(

@@ -274,9 +274,8 @@ def structure(document: Document) -> list[Html]:
     ]  # fmt: skip
     caption = (
         "Correlation of the two matrices over pairs of genes; Moran's I, RMSE and variance ratio "
-        "over HVG. Pseudobulk is the correlation of section means over held-out sections; every "
-        "fold leans on the mean of the other sections, which draws it towards -1 where few "
-        "sections are alike: read it beside the mean profile's"
+        "over HVG. Pseudobulk is the correlation of section means over held-out sections, each "
+        "less the mean of what its fold was trained on"
     )
     return [table(caption, head, rows)]
 
