@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -33,8 +33,8 @@ from .evaluate_options import (
     refuse_mixed,
     refuse_outputs,
 )
-from .evaluation_tables import show, show_comparison
-from .growth import evaluate_growth
+from .evaluation_outputs import compare_files, give, merge_folds
+from .growth import grow_sections
 from .inputs import (
     MOST_SEED,
     BinOption,
@@ -51,11 +51,10 @@ from .inputs import (
     is_sheet,
     load_all,
     most_upsampling,
-    one_row,
     rows_of,
     without,
 )
-from .render import bar, note, print_json, stages, write_out
+from .render import note, stages
 from .train import (
     DEFAULT_ENCODER,
     DEFAULT_SCALES_UM,
@@ -175,7 +174,7 @@ def evaluate(
     refuse_outputs(json_out, html, figure, reads=(*named, pred, truth, splits))
     if merge:
         refuse_beside(context, "--merge", WITH_MERGE)
-        _merge(named, json_out=json_out, html=html, figure=figure, as_json=as_json)
+        merge_folds(named, json_out=json_out, html=html, figure=figure, as_json=as_json)
         return
     if pred is not None or truth is not None:
         if named:
@@ -184,7 +183,7 @@ def evaluate(
                 where=named[0],
                 hint="leave one of them out",
             )
-        _compare(
+        compare_files(
             pred, truth, json_out=json_out, as_json=as_json, slide_mpp=slide_mpp, image=image,
             species=species, bin_um=bin_um, allow_loss=allow_loss,
         )  # fmt: skip
@@ -211,7 +210,7 @@ def evaluate(
         px = _tile_px(features) if tile_mpp else 0
         features = replace(features, scales_um=scales_of(scale_um, tile_mpp, px))
     if growth:
-        _grow(
+        grow_sections(
             rows, load, features, by=by, orders=orders, start=start, seed=seed, fold=fold,
             recipe=recipe, json_out=json_out, figure=figure, as_json=as_json,
         )  # fmt: skip
@@ -235,7 +234,7 @@ def evaluate(
         from bleepdb.encoders import save_model
 
         save_model(model.with_scores(report.card_scores(model.panel)), card, overwrite=True)
-    _give(report, document, json_out=json_out, html=html, figure=figure, as_json=as_json)
+    give(report, document, json_out=json_out, html=html, figure=figure, as_json=as_json)
     if card is not None and not as_json:
         note(f"scores written into {card}; index again to pass them on to an atlas")
 
@@ -280,53 +279,6 @@ def _evaluate(
         return evaluate(sections, settings, features, progress=move)
 
 
-def _merge(
-    paths: list[Path],
-    *,
-    json_out: Path | None,
-    html: Path | None,
-    figure: Path | None,
-    as_json: bool,
-) -> None:
-    from bleepdb.evaluation import merge_documents
-
-    report = merge_documents(paths)
-    _give(report, report.to_json(), json_out=json_out, html=html, figure=figure, as_json=as_json)
-
-
-def _give(
-    report: Report,
-    document: dict[str, Any],
-    *,
-    json_out: Path | None,
-    html: Path | None,
-    figure: Path | None,
-    as_json: bool,
-) -> None:
-    """Write what was asked for, and show the tables or print the document."""
-    if json_out is not None:
-        from bleepdb.evaluation.document import write_document
-
-        write_document(json_out, document)
-    if html is not None:
-        from bleepdb.view.evaluation_page import write_page
-
-        write_page(document, html)
-    if figure is not None:
-        from bleepdb.view.evaluation_figures import draw_summary
-
-        draw_summary(document, figure)
-    if as_json:
-        from bleepdb.evaluation.document import text_of
-
-        write_out(text_of(document))
-        return
-    show(report)
-    for what, path in (("whole report", json_out), ("page", html), ("picture", figure)):
-        if path is not None:
-            note(f"{what}: {path}")
-
-
 def _of_card(
     card: Path, settings: Settings, features: Features, *, chosen: bool, encoded: bool
 ) -> tuple[Model, Settings, Features]:
@@ -339,74 +291,3 @@ def _of_card(
     on = features if encoded else features_of(model, features, where=card)
     refuse_other_features(model, on, where=card)
     return model, how, on
-
-
-def _grow(
-    rows: list[SheetRow],
-    load: Callable[[list[SheetRow]], list[Section]],
-    features: Features,
-    *,
-    by: str,
-    orders: int,
-    start: int,
-    seed: int,
-    fold: list[str] | None,
-    recipe: list[str] | None,
-    json_out: Path | None,
-    figure: Path | None,
-    as_json: bool,
-) -> None:
-    from bleepdb.evaluation import GrowthSettings, growth_folds
-    from bleepdb.evaluation.splitting import resolve
-
-    if recipe and len(recipe) > 1:
-        raise InputError("--growth takes one recipe", hint="give --recipe once")
-    donor_of = {r.section: r.donor for r in rows}
-    held_out, why = resolve(by, donor_of, least=start + 2)
-    how = GrowthSettings(
-        by=held_out, orders=orders, start=start, seed=seed, only=tuple(fold) if fold else None
-    )
-    if recipe:
-        how = replace(how, recipe=recipe[0])
-    growth_folds(donor_of, how)  # refused now, not after encoding
-    note(f"held out and added: {held_out} ({why})")
-    sections = load(rows)
-    with bar("encoding tiles") as move:
-        pairs = features.ours(sections, progress=move)
-    evaluate_growth(pairs, how, json_out=json_out, figure=figure, as_json=as_json)
-
-
-def _compare(
-    pred: Path | None,
-    truth: Path | None,
-    *,
-    json_out: Path | None,
-    as_json: bool,
-    slide_mpp: float | None,
-    image: str | None,
-    species: str | None,
-    bin_um: float | None,
-    allow_loss: bool,
-) -> None:
-    if pred is None or truth is None:
-        raise InputError("--pred and --truth go together", hint="give both")
-    if not pred.is_file():
-        raise InputError("no such file", where=pred, hint="give the imputed .h5ad")
-    from bleepdb.evaluation import compare
-    from bleepdb.files import write_json
-    from bleepdb.tissue import read_section
-
-    section = read_section(
-        one_row(truth, image=image, species=species),
-        slide_mpp=slide_mpp,
-        bin_um=bin_um,
-        allow_loss=allow_loss,
-    )
-    comparison = compare(pred, section)
-    document = comparison.to_json()
-    if json_out is not None:
-        write_json(json_out, document)
-    if as_json:
-        print_json(document)
-        return
-    show_comparison(comparison)

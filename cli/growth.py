@@ -2,16 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from bleepdb.errors import InputError
 
 from .render import bar, note, out, print_json, table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from bleepdb.evaluation import GrowthReport, GrowthSettings
+    from bleepdb.evaluation import Features, GrowthReport, GrowthSettings
     from bleepdb.evaluation.growth_report import Estimate, Kind
+    from bleepdb.tissue import Section, SheetRow
     from bleepdb.training import Pairs
+
+
+def grow_sections(
+    rows: list[SheetRow],
+    load: Callable[[list[SheetRow]], list[Section]],
+    features: Features,
+    *,
+    by: str,
+    orders: int,
+    start: int,
+    seed: int,
+    fold: list[str] | None,
+    recipe: list[str] | None,
+    json_out: Path | None,
+    figure: Path | None,
+    as_json: bool,
+) -> None:
+    """Refuse what cannot be, encode, and grow."""
+    from bleepdb.evaluation import GrowthSettings, growth_folds
+    from bleepdb.evaluation.splitting import resolve
+
+    if recipe and len(recipe) > 1:
+        raise InputError("--growth takes one recipe", hint="give --recipe once")
+    donor_of = {r.section: r.donor for r in rows}
+    held_out, why = resolve(by, donor_of, least=start + 2)
+    how = GrowthSettings(
+        by=held_out, orders=orders, start=start, seed=seed, only=tuple(fold) if fold else None
+    )
+    if recipe:
+        how = replace(how, recipe=recipe[0])
+    growth_folds(donor_of, how)  # refused now, not after encoding
+    note(f"held out and added: {held_out} ({why})")
+    sections = load(rows)
+    with bar("encoding tiles") as move:
+        pairs = features.ours(sections, progress=move)
+    evaluate_growth(pairs, how, json_out=json_out, figure=figure, as_json=as_json)
 
 
 def evaluate_growth(
