@@ -144,7 +144,9 @@ def train(
     recipe: Annotated[
         str,
         typer.Option(
-            "--recipe", help="linear, bleep, one of an installed package, or a .py file of yours."
+            "--recipe",
+            help="linear, kernel, average, bleep, one of an installed package, or a .py file of "
+            "yours.",
         ),
     ] = "linear",
     encoder: EncoderOption = DEFAULT_ENCODER,
@@ -199,8 +201,9 @@ def train(
     """Fit paired encoders and write them as a model folder.
 
     `linear` (the default) fits two closed-form towers on a frozen backbone in seconds and chooses
-    its penalty by leaving one donor out; `bleep` trains the published heads with the published
-    loss.
+    its penalty by leaving one donor out; `kernel` trains a projection so that what is retrieved
+    predicts; `average` retrieves by both at once; `bleep` trains the published heads
+    with the published loss.
 
     With --set train_backbone=last or all, `bleep` trains the backbone too, on as many devices as
     --devices and --nodes say, or as torchrun or Slurm started. An interrupted training is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -160,8 +161,19 @@ def refuse_scales(
                 f"{slide_mpp:.3g} µm a pixel; {geometry.tile_px} px would enlarge it "
                 f"{factor:.2f} times",
                 where=slide.path,
-                hint="give a finer scan, check the mpp, or allow it with --allow-upsampling",
+                hint="give a finer scan, check the mpp, "
+                f"{_without_small(slide_mpp, geometry, max_upsampling)}, or allow it with "
+                "--allow-upsampling",
             )
+
+
+def _without_small(slide_mpp: float, geometry: TileGeometry, max_upsampling: float) -> str:
+    """Say with which fields a model could be trained for a slide as coarse as this one."""
+    least_um = geometry.tile_px * slide_mpp / max_upsampling
+    fine = [um for um in geometry.scales_um if um >= least_um]
+    if fine:
+        return f"train with {' '.join(f'--scale-um {um:g}' for um in fine)} alone"
+    return f"train with fields of {math.ceil(least_um)} µm or more (--scale-um)"
 
 
 def edge_fraction(

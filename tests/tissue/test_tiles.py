@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,6 +20,7 @@ from bleepdb.tissue import (
     read_tiles,
     row_for,
 )
+from bleepdb.tissue.tiles import refuse_scales
 
 
 def tiles_of(slide, xy, **options):
@@ -113,6 +116,29 @@ def test_enlarging_beyond_what_still_helps_is_refused(noise_image):
         with pytest.raises(SlideError, match=r"enlarge it 1\.73 times; .*--allow-upsampling"):
             made(37.0)
         assert made(37.0, max_upsampling=2).shape == (1, 1, 64, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("mpp", "told"),
+    [
+        (0.5, None), (0.7, None), (0.8, None),
+        (1.0, "field of 112 .*train with --scale-um 176 --scale-um 400 alone"),
+        (2.0, "field of 112 .*train with --scale-um 400 alone"),
+        (4.0, r"field of 112 .*train with fields of 528 µm or more \(--scale-um\)"),
+    ],
+)  # fmt: skip
+def test_a_slide_too_coarse_for_a_field_is_told_which_fields_it_is_fine_enough_for(
+    noise_image, mpp, told
+):
+    path, _ = noise_image
+    geometry = TileGeometry((112.0, 176.0, 400.0), tile_px=224)
+    with open_slide(path) as slide:
+        refused = nullcontext() if told is None else pytest.raises(SlideError, match=told)
+        with refused:
+            refuse_scales(slide, mpp, geometry)
+        if told is not None:
+            fine = [um for um in (176.0, 400.0, 528.0) if f"{um:g}" in told]
+            refuse_scales(slide, mpp, TileGeometry(tuple(fine), tile_px=224))
 
 
 @pytest.mark.filterwarnings("ignore:Image size")
