@@ -11,7 +11,7 @@ from bleepdb.errors import InputError
 from bleepdb.files import canonical_json, digest, file_digest
 from bleepdb.inspecting.findings import Findings, quoted, size_text
 from bleepdb.inspecting.looking import json_object
-from bleepdb.names import MODEL_CARD_FILE, WEIGHTS_FILE
+from bleepdb.names import BACKBONE_FILE, MODEL_CARD_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,6 +68,8 @@ def inspect_model(path: Path) -> Inspection:
     _scores(found, card["scores"])
     found.fact("space", card["space_id"][:12])
     whole = _weights(found, path / WEIGHTS_FILE, card["weights_sha256"])
+    if features["weights"].startswith("trained:"):
+        whole &= _backbone(found, path / BACKBONE_FILE)
     then = f"bleepdb index SHEET.csv --model {quoted(path)} --atlas ATLAS"
     return found.made("model", "a model folder", then=then if sound and whole else None)
 
@@ -85,6 +87,19 @@ def _scores(found: Findings, scores: dict[str, Any]) -> None:
     found.fact("scores", sets)
     predictable = scores.get("genes", {}).get("predictable", [])
     found.fact("predictable genes", sum(bool(p) for p in predictable))
+
+
+def _backbone(found: Findings, path: Path) -> bool:
+    if not path.is_file():
+        found.lacks(
+            f"{BACKBONE_FILE}, the backbone that was trained with it",
+            needed_for="any use of it",
+            remedy=MEND,
+        )
+        return False
+    size = path.stat().st_size
+    found.fact("trained backbone", size, f"{size_text(size)}, compared with the card when loaded")
+    return True
 
 
 def _weights(found: Findings, path: Path, wanted: str) -> bool:
