@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bleepdb.errors import InputError
 from bleepdb.evaluation.rows import rows_of
 from bleepdb.evaluation.settings import DEFAULT_RECIPES
+from bleepdb.training.recipes.bleep import NAME as BLEEP
+from bleepdb.training.recipes.settings import as_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from bleepdb.encoders import Model
@@ -38,20 +41,38 @@ def settings_of(model: Model, settings: Settings, *, chosen: bool, where: Path) 
     Raises
     ------
     InputError
-        If another recipe was named, or a plug-in's file has to be.
+        If another recipe was named, or a plug-in's file has to be; or if the model has
+        hyperparameters of its own, since a fold is fitted with the recipe's.
     """
     name = model.recipe
     if not chosen:
         others = (r for r in DEFAULT_RECIPES if r != name)
         settings = replace(settings, recipes=(name, *others))
-    found = rows_of(settings).ours.name
-    if found != name:
+    ours = rows_of(settings).ours
+    if ours.name != name:
         raise InputError(
-            f"is of the recipe {name}, and {found} was to be evaluated",
+            f"is of the recipe {name}, and {ours.name} was to be evaluated",
             where=where,
             hint=f"name {name} first (--recipe), or leave --card out",
         )
+    folds = as_json(ours.settings()) | ({"epochs": settings.epochs} if name == BLEEP else {})
+    own = _own_hyper(model, folds)
+    if own:
+        raise InputError(
+            f"was trained with {', '.join(own)}, and folds are fitted with the defaults of {name}",
+            where=where,
+            hint="leave --card out, or train with the defaults (of a .py recipe with these)",
+        )
     return settings
+
+
+def _own_hyper(model: Model, defaults: Mapping[str, Any]) -> list[str]:
+    """Name what a model has otherwise than folds would; what inner folds choose is left out."""
+    return [
+        f"{key}={model.hyper[key]}"
+        for key, value in defaults.items()
+        if value is not None and key in model.hyper and model.hyper[key] != value
+    ]
 
 
 def features_of(model: Model, features: Features, *, where: Path) -> Features:

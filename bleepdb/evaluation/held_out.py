@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import scipy.sparse as sp
 
 from bleepdb.files import digest
 from bleepdb.gene_sets import MG, choose, without_mito_ribo
@@ -26,7 +27,6 @@ from bleepdb.training.tuning import Target
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import scipy.sparse as sp
     from numpy.typing import ArrayLike, NDArray
 
     from bleepdb.training import Pairs
@@ -210,8 +210,9 @@ def block_pearson(
     _, first = np.unique(blocks, return_index=True)
     times = drawn[:, first]
     sums = _block_sums(blocks, len(first))
-    size = times @ sums.sum(axis=1)
-    some = (times > 0) @ sums.sum(axis=1) >= FEWEST_PAIRS
+    spots = np.bincount(blocks).astype(np.float64)
+    size = times @ spots
+    some = (times > 0) @ spots >= FEWEST_PAIRS
     made = np.empty((len(drawn), predicted.shape[1]))
     for start in range(0, predicted.shape[1], GENES_A_BLOCK):
         block = slice(start, start + GENES_A_BLOCK)
@@ -238,11 +239,13 @@ def _centred(values: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], ND
     return x / np.where(flat, 1.0, spread), flat
 
 
-def _block_sums(blocks: NDArray[np.int64], n: int) -> NDArray[np.float64]:
-    """Return the matrix that adds up the spots of each block, (n, spots) of ones and zeros."""
-    made = np.zeros((n, len(blocks)))
-    made[blocks, np.arange(len(blocks))] = 1.0
-    return made
+def _block_sums(blocks: NDArray[np.int64], n: int) -> sp.csr_matrix:
+    """Return the matrix that adds up the spots of each block, (n, spots) of ones.
+
+    Sparse: of a large section a dense one would take gigabytes.
+    """
+    there = len(blocks)
+    return sp.csr_matrix((np.ones(there), (blocks, np.arange(there))), shape=(n, there))
 
 
 def _scored_sets(target: Target) -> dict[str, NDArray[np.int64]]:

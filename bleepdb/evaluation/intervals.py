@@ -49,17 +49,22 @@ class Bootstrap:
         """Return (DRAWS,) bootstrap values of the mean over folds.
 
         Over donors, all held-out sections of a donor are drawn together, each with its share in
-        the mean over folds.
+        the mean over folds. A section that measured no gene of the set has no share, as in the
+        score of its fold.
         """
         if not self.over_donors:
             return np.asarray(np.mean([f.draws[method][gene_set] for f in self.folds], axis=0))
         _, donor = np.unique(self.donors, return_inverse=True)
         times = block_draws(np.asarray(donor, dtype=np.int64), n=DRAWS, seed=self.seed)
-        scores = np.array([s.scores[method][gene_set] for f in self.folds for s in f.sections])
-        share = np.array([1 / len(f.sections) for f in self.folds for _ in f.sections])
-        known = np.isfinite(scores)
-        weight = np.where(known, share, 0.0)
-        return np.asarray((times @ (weight * np.nan_to_num(scores))) / (times @ share))
+        parts = [np.array([s.scores[method][gene_set] for s in f.sections]) for f in self.folds]
+        known = [np.isfinite(found) for found in parts]
+        share = np.concatenate([k / max(int(k.sum()), 1) for k in known])
+        scores = share * np.nan_to_num(np.concatenate(parts))
+        weight = times @ share
+        # A sample of donors without a share says nothing: it stands at the mean of all.
+        whole = scores.sum() / max(float(share.sum()), 1.0)
+        mean = times @ scores / np.where(weight > 0, weight, 1.0)
+        return np.asarray(np.where(weight > 0, mean, whole))
 
     def interval(self, method: str, gene_set: str) -> tuple[float, float]:
         """Return the 95% interval of a method's mean score."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 from bleepdb.contracts import faults
@@ -90,7 +91,7 @@ def read_document(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_BYTES:
             raise InputError("is too large to be an evaluation", where=path)
-        document = json.loads(path.read_bytes())
+        document = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise InputError("no such file", where=path) from None
     except (OSError, ValueError, RecursionError) as error:
@@ -128,6 +129,12 @@ def about_of(document: dict[str, Any]) -> About:
     )
 
 
+def _refuse_constant(name: str) -> float:
+    """Refuse what is no JSON, though Python writes it: NaN and the infinities."""
+    message = f"{name} is no number"
+    raise ValueError(message)
+
+
 def _panel(document: dict[str, Any]) -> tuple[list[str], list[str]]:
     return document["genes"]["symbol"], document["genes"]["gene_id"]
 
@@ -150,7 +157,61 @@ def _incomplete(document: dict[str, Any]) -> list[str]:
             made.append(f"{place}.samples are not {draws} each")
         if any(s["section"] not in document["donors"] for s in fold["sections"]):
             made.append(f"{place} has a section without a donor")
-    return made or _no_numbers(document["folds"], "folds")
+        made += _lacking(fold, names, place)
+    return made or _no_numbers(document["folds"], "folds") or _misshapen(document)
+
+
+def _lacking(fold: dict[str, Any], names: set[str], place: str) -> list[str]:
+    """List what is not of all methods, or not of all gene sets of a fold."""
+    made = []
+    sets = set(fold["set_sizes"])
+    of_sets = {k: fold[k] for k in ("scores", "undefined", "samples", "by_seed")}
+    of_sets |= {f"sections.{i}": s["scores"] for i, s in enumerate(fold["sections"])}
+    for key, found in of_sets.items():
+        if any(set(one) != sets for one in found.values()):
+            made.append(f"{place}.{key} is not of all gene sets")
+    if set(fold["ceiling"]) != sets or set(fold["null_samples"]) != set(fold["null_observed"]):
+        made.append(f"{place} has a ceiling or a null that is not of its gene sets")
+    of_methods = {f"sections.{i}": s["scores"] for i, s in enumerate(fold["sections"])}
+    of_methods |= {"pseudobulk": fold["pseudobulk"]["imputed"]}
+    if fold["structure"] is not None:
+        of_methods |= {"structure": fold["structure"]["agreement"]}
+    made += [f"{place}.{k} is not of all methods" for k, v in of_methods.items() if names - set(v)]
+    return made
+
+
+def _misshapen(document: dict[str, Any]) -> list[str]:
+    """List figures that are null where there has to be a number, or not as many as there are."""
+    made = []
+    drawing = {m["name"] for m in document["methods"] if m["draws"]}
+    seeds, shuffles = len(document["seeds"]), document["settings"]["permutations"]
+    kept = set(document["settings"]["structure_of"])
+    for fold in document["folds"]:
+        place = f"fold {fold['name']}"
+        figures = {"samples": [v for one in fold["samples"].values() for v in one.values()]}
+        figures["by_seed"] = [v for one in fold["by_seed"].values() for v in one.values()]
+        figures["null_samples"] = list(fold["null_samples"].values())
+        made += [
+            f"{place}.{key} holds what is no number"
+            for key, found in figures.items()
+            if not all(type(v) in (int, float) and isfinite(v) for one in found for v in one)
+        ]
+        if set(fold["by_seed"]) != drawing or any(len(v) != seeds for v in figures["by_seed"]):
+            made.append(f"{place}.by_seed is not of {seeds} seeds and of what draws")
+        if any(len(v) != shuffles for v in figures["null_samples"]):
+            made.append(f"{place}.null_samples are not {shuffles} each")
+        bulk, wide = fold["pseudobulk"], len(fold["pseudobulk"]["genes"])
+        rows = len(fold["sections"])
+        matrices = [(m, rows, wide) for m in (bulk["measured"], *bulk["imputed"].values())]
+        if fold["structure"] is not None:
+            found = fold["structure"]
+            side = len(found["genes"])
+            matrices += [(m, side, side) for m in (found["measured"], *found["imputed"].values())]
+            if set(found["imputed"]) != kept:
+                made.append(f"{place}.structure is not of what was kept")
+        if any(len(m) != n or any(len(row) != w for row in m) for m, n, w in matrices):
+            made.append(f"{place} has a matrix that is no matrix of its genes")
+    return made
 
 
 def _no_numbers(value: object, place: str) -> list[str]:

@@ -59,9 +59,18 @@ def rows_of(settings: Settings) -> Rows:
     Raises
     ------
     InputError
-        If there is no such recipe or baseline; all names that are not there in one line.
+        If there is no such recipe or baseline; all names that are not there in one line. Or if
+        two recipes have one name, so that a table could not tell them apart.
     """
     recipes = tuple(recipe_named(name) for name in dict.fromkeys(settings.recipes))
+    taken: dict[str, str] = {}
+    for asked, recipe in zip(dict.fromkeys(settings.recipes), recipes, strict=True):
+        if recipe.name in taken:
+            raise InputError(
+                f"the recipes {taken[recipe.name]} and {asked} are both named {recipe.name}",
+                hint="leave one of them out, or give its RECIPE another name",
+            )
+        taken[recipe.name] = asked
     methods = [recipe_method(recipe, post=True) for recipe in recipes]
     if _everything(settings):
         methods += [recipe_method(recipe, post=False) for recipe in recipes]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from bleepdb.errors import InputError
@@ -115,6 +116,11 @@ class Settings:
         """Say what is held out (``"donor"``, ``"section"`` or ``"lists"``), and why."""
         return (LISTS, "as listed") if self.lists else resolve(self.by, donor_of)
 
+    @cached_property
+    def _read(self) -> dict[tuple[tuple[str, str], ...], list[Split]]:
+        """Folds of the table, read once: it may be a pipe, or change while folds are run."""
+        return {}
+
     def planned(self, donor_of: Mapping[str, str]) -> list[Split]:
         """All folds, whichever of them are run.
 
@@ -124,7 +130,11 @@ class Settings:
             If there are too few sections or donors, or lists have faults.
         """
         if self.splits is not None:
-            return folds_of_file(self.splits, donor_of, allow_donors=self.allow_donors)
+            asked = tuple(donor_of.items())
+            if asked not in self._read:
+                found = folds_of_file(self.splits, donor_of, allow_donors=self.allow_donors)
+                self._read[asked] = found
+            return list(self._read[asked])
         if self.lists:
             return [fold_of_lists(self.train, self.test, donor_of, allow_donors=self.allow_donors)]
         return folds_by(self.by, donor_of)

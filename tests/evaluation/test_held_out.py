@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
 from bleepdb.errors import InputError
-from bleepdb.evaluation.held_out import DRAWS, HeldOutTruth, seed_of
+from bleepdb.evaluation.held_out import DRAWS, HeldOutTruth, block_pearson, seed_of
+from bleepdb.evaluation.intervals import Bootstrap
 from bleepdb.evaluation.known import known_ceiling
 from bleepdb.metrics import pearson_per_gene, rmse_per_gene, weighted_pearson
 from bleepdb.panel import Panel
@@ -179,3 +181,29 @@ def test_block_intervals_cover_what_they_should():
     assert (high - low).mean() > 1.5 * np.ptp(
         np.quantile(single, [0.025, 0.975], axis=0), axis=0
     ).mean()
+
+
+def test_draws_of_a_large_section_take_no_matrix_of_blocks_by_spots():
+    n, rng = 20_000, np.random.default_rng(0)
+    blocks = np.arange(n) // 25  # dense, the matrix that sums them would take 128 MB
+    drawn = block_draws(blocks, n=4, seed=0)
+    predicted, truth = rng.normal(size=(2, n, 3)).astype(np.float32)
+    tracemalloc.start()
+    found = block_pearson(predicted, truth, blocks, drawn)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**24
+    np.testing.assert_allclose(found, weighted_pearson(predicted, truth, drawn), atol=1e-9)
+
+
+def test_over_donors_a_section_without_the_genes_has_no_share():
+    """As in the score of its fold, which is the mean over the sections that measured them."""
+
+    def fold(donor, scores):
+        parts = [SimpleNamespace(donor=donor, scores={"m": {"MG": s}}) for s in scores]
+        return SimpleNamespace(sections=tuple(parts))
+
+    found = {"A": (0.4, np.nan), "B": (0.4,), "C": (0.4, 0.4), "D": (0.4,), "E": (0.4,)}
+    bootstrap = Bootstrap([fold(*item) for item in found.items()], 0)
+    assert bootstrap.over_donors
+    assert bootstrap.interval("m", "MG") == pytest.approx((0.4, 0.4))

@@ -105,6 +105,17 @@ def test_files_that_are_no_evaluation_are_all_named(parts, tmp_path):
         (lambda f: f["samples"]["linear"].update(HEG=["1"] * 500), "no number"),
         (lambda f: f.update(name="S9"), "not among those planned"),
         (lambda f: f.pop("moran"), "breaks the evaluation schema"),
+        (lambda f: f["scores"]["linear"].pop("HEG"), "scores is not of all gene sets"),
+        (lambda f: f["sections"][0]["scores"]["linear"].pop("HEG"), "0 is not of all gene sets"),
+        (lambda f: f["samples"]["linear"]["HEG"].__setitem__(3, None), "samples holds what is no"),
+        (lambda f: f["samples"]["linear"]["HEG"].__setitem__(3, float("nan")), "cannot be read"),
+        (lambda f: f["by_seed"].clear(), "by_seed is not of 2 seeds"),
+        (lambda f: f["by_seed"][methods.BLEEP_PUBLISHED]["HEG"].pop(), "by_seed is not of 2 seeds"),
+        (lambda f: f["null_samples"]["HEG"].pop(), "null_samples are not 5 each"),
+        (lambda f: f["null_observed"].pop("HEG"), "a null that is not of its gene sets"),
+        (lambda f: f["structure"]["agreement"].pop("linear"), "structure is not of all methods"),
+        (lambda f: f["structure"]["measured"][0].pop(), "no matrix of its genes"),
+        (lambda f: f["pseudobulk"]["imputed"].pop("linear"), "pseudobulk is not of all methods"),
     ],
 )
 def test_a_part_that_was_changed_by_hand_is_refused(parts, tmp_path, change, said):

@@ -103,3 +103,14 @@ def test_settings_that_contradict_each_other_are_refused(words, said):
 def test_a_table_and_lists_contradict_each_other(tmp_path):
     with pytest.raises(InputError, match="both say"):
         Settings(splits=tmp_path / "x.csv", train=("a1",))
+
+
+def test_a_table_of_folds_is_read_once(tmp_path):
+    """It may be a pipe, and nobody should lose hours to a file that was moved meanwhile."""
+    sheet = tmp_path / "folds.csv"
+    sheet.write_text("fold,section,role\nx,b1,test\n")
+    settings = Settings(splits=sheet)
+    first = folds_of(DONORS, settings)
+    sheet.unlink()
+    assert folds_of(DONORS, settings) == first
+    assert [f.test for f in first] == [("b1",)]
