@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
+from bleepdb.names import MAX_UPSAMPLING
 from bleepdb.tissue.batches import Batches, StoppedError
 from bleepdb.tissue.cutting import Cutter
 from bleepdb.tissue.supertiles import plan_super_tiles
-from bleepdb.tissue.tiles import MAX_UPSAMPLING, check_places
+from bleepdb.tissue.tiles import check_places
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
