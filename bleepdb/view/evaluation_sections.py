@@ -245,7 +245,7 @@ def _genes(caption: str, found: Mapping[str, Any], which: Sequence[int]) -> Html
         r, top = number(at("pcc", i)), number(at("noise_ceiling", i))
         share = r / top if top > 0 else math.nan
         rows.append((plain(at("symbol", i)), [
-            words(at("gene_id", i)), cell(figure_of(r)), cell(figure_of(top)),
+            words(at("gene_id", i) or "–"), cell(figure_of(r)), cell(figure_of(top)),
             cell(figure_of(share, 2)), cell(figure_of(at("moran", i))),
             words("yes" if number(at("predictable", i)) > 0.5 else "no"),
         ], False))  # fmt: skip

@@ -147,6 +147,13 @@ def test_the_best_and_worst_genes_are_listed():
     assert "1 of 199 genes with a score are predictable; 200 genes are shared" in page
 
 
+def test_genes_without_ids_have_a_dash_for_one():
+    document = made_evaluation()
+    document["genes"]["gene_id"] = []
+    rows = next(t for t in Seen(page_of(document, {})).tables if t[0][0] == "gene")[1:]
+    assert {r[1] for r in rows} == {"–"}
+
+
 def test_folds_that_are_missing_are_named():
     document = made_evaluation()
     document["folds_planned"].append("d<9>")
