@@ -73,7 +73,7 @@ def test_each_gene_is_averaged_over_those_that_measured_it(
 ):
     made = query(
         cli, lab, atlas, tmp_path / "o.h5ad",
-        "--method", "average", "--k", 9, "--smoothing", 0, "--no-denoise",
+        "--method", "average", "--k", 4, "--smoothing", 0, "--no-denoise",
     )  # fmt: skip
     a, b = ad.read_h5ad(sections.parent / "donor-a-1.h5ad"), ad.read_h5ad(other_panel)
     assert set(made.var_names) == set(a.var_names) | set(b.var_names)

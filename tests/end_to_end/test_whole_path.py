@@ -80,21 +80,22 @@ def brute_force(section, model, references, *, k, weigh):
     keys = np.concatenate([embed(r) for r in references])
     counts = np.concatenate([r.counts.toarray() for r in references])
     profiles = log1p_cp10k(counts, counts.sum(axis=1, keepdims=True))
+    depth = counts.sum(axis=1)
     scores = embed(section) @ keys.T
     made = np.zeros((len(section), profiles.shape[1]))
     for i, row in enumerate(scores):
         best = np.argsort(-row, kind="stable")[:k]
-        made[i] = np.average(profiles[best], axis=0, weights=weigh(row[best]))
+        made[i] = np.average(profiles[best], axis=0, weights=weigh(row[best], depth[best]))
     return made
 
 
 @pytest.mark.parametrize(
     ("method", "k", "weigh"),
     [
-        ("simple", 5, lambda s: (np.arange(len(s)) == 0).astype(float)),
-        ("average", 50, np.ones_like),
-        ("weighted", 20, lambda s: np.exp(-(2 - 2 * s))),
-        ("softmax", 30, lambda s: np.exp((s - s.max()) / 0.1)),
+        ("simple", 5, lambda s, _: (np.arange(len(s)) == 0).astype(float)),
+        ("average", 50, lambda s, _: np.ones_like(s)),
+        ("weighted", 20, lambda s, _: np.exp(-(2 - 2 * s))),
+        ("softmax", 30, lambda s, depth: np.exp((s - s.max()) / 0.1) * np.sqrt(depth)),
     ],
 )
 def test_an_embedded_atlas_gives_what_numpy_gives(lab, trained, measured, method, k, weigh):
@@ -126,7 +127,8 @@ def test_smoothing_and_low_rank_are_what_they_say(trained, measured, exact):
     ring = adjacency(section.xy_um, inner_um=near["inner_um"], outer_um=near["outer_um"])
     mixed = np.where((np.diff(ring.indptr) > 0)[:, None], 0.7 * plain + 0.3 * (ring @ plain), plain)
     U, mean = trained.components.astype(float), trained.profile_mean.astype(float)
-    wanted = mean + (mixed - mean) @ U @ U.T
+    assert not np.allclose(trained.readout, trained.components)
+    wanted = mean + (mixed - mean) @ U @ trained.readout.astype(float).T
     np.testing.assert_allclose(impute(section, trained, exact).values(), wanted, atol=2e-5)
 
 

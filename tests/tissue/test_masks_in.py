@@ -378,7 +378,7 @@ def test_the_size_of_a_tile_is_said_in_microns_or_pixels():
     assert scales_of(None, [0.5], 224) == (112.0,)
     assert scales_of(None, [0.5, 1.0], 256) == (128.0, 256.0)
     assert scales_of([150.0], None, 224) == (150.0,)
-    assert scales_of(None, None, 224) == (176.0, 400.0)
+    assert scales_of(None, None, 224) == (112.0, 176.0, 400.0)
     with pytest.raises(InputError, match="--scale-um and --tile-mpp both say"):
         scales_of([150.0], [0.5], 224)
     with pytest.raises(InputError, match="--tile-mpp -1 is not a positive number"):
