@@ -118,13 +118,14 @@ def test_grown_and_retrained_equal_loops(four, walks):
 def by_hand(model, atlas, held):
     keys = np.concatenate([model.embed_images(s.features, s.positions_um) for s in atlas.sections])
     y = np.concatenate([s.profiles_on(model.panel) for s in atlas.sections]).astype(np.float64)
+    depth = np.concatenate([s.counts.sum(axis=1).A1 for s in atlas.sections])
     made = []
     for section in held.sections:
         cosine = model.embed_images(section.features, section.positions_um) @ keys.T
         W = np.zeros(cosine.shape)
         for i, row in enumerate(cosine):
             best = np.argsort(-row)[:200]
-            W[i, best] = np.exp((row[best] - row[best[0]]) / 0.1)
+            W[i, best] = np.exp((row[best] - row[best[0]]) / 0.1) * np.sqrt(depth[best])
         W /= W.sum(axis=1, keepdims=True)
         apart = np.linalg.norm(section.positions_um[:, None] - section.positions_um, axis=-1)
         ring = ((apart > 50) & (apart <= 150)).astype(float)
@@ -132,7 +133,8 @@ def by_hand(model, atlas, held):
         values = W @ y
         if model.components is not None:
             U = model.components.astype(np.float64)
-            values = model.profile_mean + (values - model.profile_mean) @ U @ U.T
+            read = U if model.readout is None else model.readout.astype(np.float64)
+            values = model.profile_mean + (values - model.profile_mean) @ U @ read.T
         made.append(values)
     return made
 

@@ -10,10 +10,12 @@ import torch
 
 from bleepdb.evaluation import methods
 from bleepdb.evaluation.methods import bleep, neighbours
+from bleepdb.evaluation.methods import ridge as ridge_rows
 from bleepdb.evaluation.methods.post import EQUAL, PLAIN, Goal, on_axes
 from bleepdb.evaluation.methods.ridge import ridge, ridge_tuned, weighted_ridge
 from bleepdb.training.affine import image_axes, with_context
 from bleepdb.training.recipes.linear import LinearSettings, context_of
+from bleepdb.training.recipes.surroundings import near_by, profile_components, within_sections
 from bleepdb.training.tuning import Target
 
 
@@ -104,9 +106,22 @@ def test_the_equal_ridge_has_what_ours_has(three, off):
     whole = ridge(target, LinearSettings(), [1e3])[0]
     without = ridge(target, LinearSettings(**off), [1e3])[0]
     assert np.abs(whole - without).max() > 0.01
-    alphas, found = (
-        LinearSettings().alphas,
-        ridge_tuned(target),
-    )
-    tried = ridge(target, LinearSettings(), alphas)
-    assert any(np.allclose(found, one) for one in tried)
+
+
+def test_the_tuned_ridge_has_the_readout_and_learns_within_sections(three, monkeypatch):
+    target = target_of(three[0])
+    found = ridge_tuned(target)
+    monkeypatch.setattr(ridge_rows, "EQUAL", replace(EQUAL, readout=1e12))
+    plain = ridge_tuned(target)
+    assert np.abs(found - plain).max() > 1e-3
+    # A readout that is drawn to the components without end: the ridge on its own.
+    of = profile_components(target.inside, EQUAL)
+    scores, mean = of.scores[:, :20], of.mean[target.genes]
+    axes, queries = on_axes(target, EQUAL)
+    within = within_sections(scores, target.inside)
+    tried = [
+        mean
+        + near_by(target, queries @ axes.solve(within, a), EQUAL) @ of.axes[target.genes, :20].T
+        for a in EQUAL.alphas
+    ]
+    assert any(np.allclose(plain, one, atol=1e-5) for one in tried)
