@@ -27,7 +27,6 @@ from bleepdb.training.recipes.surroundings import (
     context_of,
     near_by,
     readout_with,
-    ring_um,
     to_genes,
     totals_of,
 )
@@ -195,13 +194,7 @@ def fit(
         profile_tower=profile,
         readout=readout,
         key=IMAGE,
-        retrieval=card.retrieval(
-            k=settings.k,
-            temperature=temperature,
-            ring_um=ring_um(pairs, settings),
-            smoothing=settings.smoothing,
-            depth_power=settings.depth_power,
-        ),
+        retrieval=card.retrieval(pairs, settings, temperature),
         training=card.training(
             pairs,
             seed=seed,

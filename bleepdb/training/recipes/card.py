@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from bleepdb.names import DEPTH_POWER
+from bleepdb.training.recipes.surroundings import ring_um
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bleepdb.training.pairs import Pairs
+    from bleepdb.training.recipes.surroundings import Surroundings
 
 GIVEN: Final = "given"
 """Stands for the inner folds where nothing was left to choose."""
@@ -18,21 +20,25 @@ MOST_MEMBERS: Final = 60
 """A joined tower has a bound on its parts (`bleepdb.encoders.towers.MOST_PARTS`)."""
 
 
-def retrieval(
-    *,
-    k: int,
-    temperature: float,
-    ring_um: tuple[float, float],
-    smoothing: float,
-    depth_power: float,
-) -> dict[str, Any]:
-    """Return how neighbours are averaged: a softmax, deeper spots weighing more, smoothed."""
+def retrieval(pairs: Pairs, settings: Surroundings, temperature: float) -> dict[str, Any]:
+    """Return how neighbours are averaged: a softmax, deeper spots weighing more, smoothed.
+
+    Parameters
+    ----------
+    pairs
+        Training sections, whose pitch turns the ring into µm.
+    settings
+        Of the recipe.
+    temperature
+        Of the softmax.
+    """
+    inner, outer = ring_um(pairs, settings)
     return {
         "method": "softmax",
-        "k": k,
+        "k": settings.k,
         "temperature": temperature,
-        DEPTH_POWER: depth_power,
-        "smoothing": {"inner_um": ring_um[0], "outer_um": ring_um[1], "weight": smoothing},
+        DEPTH_POWER: settings.depth_power,
+        "smoothing": {"inner_um": inner, "outer_um": outer, "weight": settings.smoothing},
     }
 
 

@@ -42,7 +42,6 @@ from bleepdb.training.recipes.surroundings import (
     near_by,
     profile_components,
     readout_with,
-    ring_um,
     totals_of,
 )
 from bleepdb.training.tuning import inner_folds
@@ -413,13 +412,7 @@ def fit(
         components=of.axes[:, :rank].astype(np.float32) if rank else None,
         readout=readout,
         key=IMAGE,
-        retrieval=card.retrieval(
-            k=settings.k,
-            temperature=temperature,
-            ring_um=ring_um(pairs, settings),
-            smoothing=settings.smoothing,
-            depth_power=settings.depth_power,
-        ),
+        retrieval=card.retrieval(pairs, settings, temperature),
         training=card.training(
             pairs,
             seed=seed,

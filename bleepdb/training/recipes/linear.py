@@ -262,13 +262,7 @@ def fit(
         components=of.axes[:, :rank].astype(np.float32) if rank else None,
         readout=readout_of(pairs, of, settings),
         key=IMAGE,
-        retrieval=card.retrieval(
-            k=settings.k,
-            temperature=settings.temperature,
-            ring_um=ring_um(pairs, settings),
-            smoothing=settings.smoothing,
-            depth_power=settings.depth_power,
-        ),
+        retrieval=card.retrieval(pairs, settings, settings.temperature),
         training=card.training(
             pairs, seed=seed, by=tuned.by, more={"tried": tuned.of(chosen_values)}
         ),
