@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 PACKAGES = (
-    "bleepdb", "anndata", "numpy", "open_clip_torch", "openslide-python", "pandas", "pillow",
-    "pyarrow", "qdrant-client", "qdrant-edge-py", "scipy", "timm", "torch", "zstandard",
+    "bleepdb", "anndata", "lightning-fabric", "numpy", "open_clip_torch", "openslide-python",
+    "pandas", "pillow", "pyarrow", "qdrant-client", "qdrant-edge-py", "scipy", "timm", "torch",
+    "zstandard",
 )  # fmt: skip
 HIDDEN = "***"
 SECRET_OPTION = re.compile(r"--?[\w-]*(api[-_]?key|token|password|secret)[\w-]*", re.IGNORECASE)

@@ -139,7 +139,9 @@ def known_encoder(name: str) -> KnownEncoder:
     """
     found = known_encoders().get(name.lower()) or known_by_spec(split_spec(name)[0])
     if found is None:
-        raise ModelError(f"no known encoder is named {name!r}", hint=_near(name))
+        # A model of a library needs no record.
+        hint = f"it may work all the same: --encoder {name}" if ":" in name else _near(name)
+        raise ModelError(f"no known encoder is named {name!r}", hint=hint)
     return found
 
 

@@ -378,6 +378,11 @@ def test_an_unknown_name_is_told_its_neighbours(name, near):
         known_encoder(name)
 
 
+def test_a_model_of_a_library_without_a_record_is_sent_to_the_option():
+    with pytest.raises(ModelError, match="--encoder timm:resnet18"):
+        known_encoder("timm:resnet18")
+
+
 @pytest.mark.parametrize(
     ("spec", "near"), [("timm:resnet5", "resnet50"), ("open_clip:ViT-B-33/openai", "ViT-B-32")]
 )
