@@ -80,6 +80,9 @@ def merge(paths: Sequence[Path]) -> Report:
     return Report(tuple(FoldResult.from_json(found[n], about.held_out) for n in order), about)
 
 
+_GIVE: Final = "give what `bleepdb evaluate --json-out FILE` wrote"
+
+
 def read_document(path: Path) -> dict[str, Any]:
     """Read the document of an evaluation and hold it against its schema.
 
@@ -93,11 +96,11 @@ def read_document(path: Path) -> dict[str, Any]:
             raise InputError("is too large to be an evaluation", where=path)
         document = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except FileNotFoundError:
-        raise InputError("no such file", where=path) from None
+        raise InputError("no such file", where=path, hint=_GIVE) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"cannot be read ({error})", where=path) from error
+        raise InputError(f"cannot be read ({error})", where=path, hint=_GIVE) from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise InputError("is no document of an evaluation", where=path)
+        raise InputError("is no document of an evaluation", where=path, hint=_GIVE)
     if document.get("version") != VERSION:
         raise InputError(
             f"is of version {document.get('version')}, and this bleepdb reads {VERSION}", where=path

@@ -10,6 +10,7 @@ import pytest
 from bleepdb.errors import InputError
 from bleepdb.evaluation import Report, Settings, merge_documents, methods, run
 from bleepdb.evaluation.document import text_of, write_document
+from bleepdb.evaluation.merging import read_document
 
 HOW = Settings(
     by="section", permutations=5, epochs=2, seeds=2, recipes=("linear",),
@@ -122,3 +123,13 @@ def test_a_part_that_was_changed_by_hand_is_refused(parts, tmp_path, change, sai
     broken = changed(parts[0], tmp_path, "broken.json", lambda d: change(d["folds"][0]))
     with pytest.raises(InputError, match=said):
         merge_documents([broken, parts[1]])
+
+
+@pytest.mark.parametrize("text", ["section,donor\n", "[]", "{}"])
+def test_what_is_no_evaluation_is_told_what_to_give(tmp_path, text):
+    path = tmp_path / "samples.csv"
+    path.write_text(text)
+    for wrong in (path, tmp_path / "none.json"):
+        with pytest.raises(InputError, match="--json-out") as caught:
+            read_document(wrong)
+        assert str(wrong) in str(caught.value)
